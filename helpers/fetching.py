@@ -12,7 +12,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,28 +31,35 @@ class SourceError(Exception):
     """One source failed; the next one may serve."""
 
 
-class _Progress:
-    """The object that pooch tells about each chunk; stops a download that is too slow."""
+class _Watched:
+    """The file that pooch writes to and its progress bar in one; stops a download that is too slow."""
 
-    def __init__(self, min_kb_per_s: float, show: bool):
-        self.min_kb_per_s, self.show = min_kb_per_s, show
+    def __init__(self, file: IO[bytes], min_kb_per_s: float, show: bool):
+        self.file, self.min_kb_per_s, self.show = file, min_kb_per_s, show
+        # `total` is filled in by pooch; it stays 0 when the server does not tell.
         self.total, self.done, self.started, self.bar = 0, 0, time.monotonic(), None
 
-    def update(self, n: int) -> None:
+    def write(self, chunk: bytes) -> None:
+        self.file.write(chunk)
         if self.show and self.bar is None:
             from tqdm import tqdm
 
-            self.bar = tqdm(total=self.total, unit="B", unit_scale=True, leave=False)
+            self.bar = tqdm(total=self.total or None, unit="B", unit_scale=True, leave=False)
         if self.bar is not None:
-            self.bar.update(n)
-        self.done += n
+            self.bar.update(len(chunk))
+        self.done += len(chunk)
         elapsed = time.monotonic() - self.started
         speed = self.done / 1000 / elapsed
-        if elapsed > GRACE and speed < self.min_kb_per_s and self.done < self.total:
+        if elapsed > GRACE and speed < self.min_kb_per_s and self.done != self.total:
             raise SourceError(f"sends only {speed:.0f} kB/s")
 
-    def reset(self) -> None:
-        self.done = 0
+    def flush(self) -> None:
+        """Nothing: pooch asks after each chunk, but only the whole file counts."""
+
+    def update(self, n: int) -> None:
+        """Nothing: pooch reports the chunk size here, `write` counts what really came."""
+
+    reset = flush
 
     def close(self) -> None:
         if self.bar is not None:
@@ -72,17 +79,19 @@ def download(url: str, folder: Path, *, min_kb_per_s: float = MIN_KB_PER_S, prog
     import pooch
     import requests
 
-    watch = _Progress(min_kb_per_s, progress)
-    fetcher = pooch.HTTPDownloader(
-        progressbar=watch, chunk_size=16_384, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT)
-    )
     target = folder / url.rsplit("/", 1)[-1]
-    try:
-        fetcher(url, str(target), None)
-    except requests.exceptions.RequestException as error:
-        raise SourceError(_reason(error)) from error
-    finally:
-        watch.close()
+    with open(target, "wb") as file:
+        watched = _Watched(file, min_kb_per_s, progress)
+        # Small chunks: the speed is judged only when one is full.
+        fetcher = pooch.HTTPDownloader(
+            progressbar=watched, chunk_size=4096, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT)
+        )
+        try:
+            fetcher(url, watched, None)
+        except requests.exceptions.RequestException as error:
+            raise SourceError(_reason(error)) from error
+        finally:
+            watched.close()
     return target
 
 
@@ -120,18 +129,19 @@ def npm_pack(package: str, folder: Path, *, timeout_s: float) -> Path:
         raise SourceError(f"was not done after {timeout_s:g} s") from None
     except subprocess.CalledProcessError:
         raise SourceError("cannot be had through npm") from None
-    return next(folder.glob("*.tgz"))
+    packed = next(folder.glob("*.tgz"), None)
+    if packed is None:
+        raise SourceError("cannot be had through npm")
+    return packed
 
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
     """Give a new folder to write into; it becomes `target` in one move, or vanishes.
 
-    Whatever goes wrong inside the ``with`` block, Ctrl-C included, `target` stays as it was.
+    Whatever goes wrong, Ctrl-C included, `target` stays as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in target.parent.glob(f".{target.name}-*"):  # of a process that was killed
-        shutil.rmtree(left_over, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         fresh = scratch / "fresh"
@@ -139,18 +149,28 @@ def staged(target: Path) -> Iterator[Path]:
         yield fresh
         if target.exists():
             target.rename(scratch / "replaced")
-        fresh.rename(target)
+        try:
+            fresh.rename(target)
+        except BaseException:
+            if (scratch / "replaced").exists():
+                (scratch / "replaced").rename(target)
+            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
 def one_writer(target: Path) -> Iterator[None]:
-    """Let one process at a time write `target`; the others wait until it is done."""
+    """Let one process at a time write `target`; the others wait until it is done.
+
+    The one removes what an earlier one left beside `target` (``.NAME-*``) when it was killed.
+    """
     from filelock import FileLock
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / f".{target.name}.lock"):
+        for left_over in target.parent.glob(f".{target.name}-*"):
+            shutil.rmtree(left_over, ignore_errors=True)
         yield
 
 
@@ -161,7 +181,7 @@ def explain_disk(error: OSError, target: Path, needed_mb: float) -> DataError | 
             f"The disk is full: {target} needs {needed_mb:.0f} MB while it is unpacked; "
             "free some space, or set BOOK_DATA_CACHE to a folder on another disk."
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return DataError(
             f"{target} may not be written ({error.strerror.lower()}); "
             "set BOOK_DATA_CACHE to a folder that may be."

@@ -1,0 +1,167 @@
+"""What this book adds to Sphinx: pages that load nothing twice, and tables made from measured files."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
+HOME = Path(__file__).resolve().parents[2]
+CLAIM_MIME = "application/vnd.book.claim+json"
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+
+def clean_scripts(app, pagename, templatename, context, doctree):
+    """Keep each script once; no Thebe; MathJax on pages with mathematics only."""
+    has_math = doctree is not None and (next(doctree.findall(nodes.math), None) or next(doctree.findall(nodes.math_block), None))
+    seen, kept = set(), []
+    for script in context.get("script_files", []):
+        name = str(getattr(script, "filename", script) or "")
+        body = (getattr(script, "attributes", None) or {}).get("body") or ""
+        if "thebe" in (name + body).lower():
+            continue
+        if "mathjax" in (name + body).lower() and not has_math:
+            continue
+        if (name, body) in seen:
+            continue
+        seen.add((name, body))
+        kept.append(script)
+    context["script_files"] = kept
+    context["css_files"] = [css for css in context.get("css_files", []) if "thebe" not in str(getattr(css, "filename", css))]
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+class MarkdownTable(Directive):
+    """A directive whose content is a Markdown table that `rows` makes."""
+
+    head: list[str] = []
+
+    def rows(self) -> list[list[str]]:
+        raise NotImplementedError
+
+    def run(self):
+        rows = self.rows()
+        if not rows:
+            return [nodes.paragraph(text="Nothing is recorded yet.")]
+        lines = [self.head, ["---"] * len(self.head), *rows]
+        markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        node = nodes.container(classes=["house-table"])
+        self.state.nested_parse(_string_list(markdown), self.content_offset, node)
+        return list(node.children)
+
+
+def _string_list(text):
+    from docutils.statemachine import StringList
+
+    return StringList(text.splitlines(), source="house")
+
+
+def chapters():
+    """Return (path, notebook) of every chapter, in order."""
+    paths = sorted((HOME / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+def chapter_link(path: Path) -> str:
+    return f"[{path.stem[:2]}](../notebooks/{path.name})"
+
+
+class Claims(MarkdownTable):
+    """All claims that the chapters' stored outputs hold."""
+
+    head = ["Chapter", "Claim", "Measured", "95 % interval", "Verdict"]
+
+    def rows(self):
+        rows = []
+        for path, notebook in chapters():
+            for cell in notebook["cells"]:
+                for output in cell.get("outputs", []):
+                    about = output.get("data", {}).get(CLAIM_MIME)
+                    if about:
+                        interval = "" if about["low"] is None else f"{about['low']:.3g} to {about['high']:.3g}"
+                        sentence = about["sentence"].replace("|", "\\|")
+                        rows.append([chapter_link(path), sentence, f"{about['value']:.3g}", interval, about["verdict"]])
+        return rows
+
+
+class Timings(MarkdownTable):
+    """Measured CPU seconds of each chapter, beside its budget."""
+
+    head = ["Chapter", "CPU seconds", "Budget", "Code cells"]
+
+    def rows(self):
+        timings = json.loads((HOME / "data" / "timings.json").read_text(encoding="utf-8"))
+        return [
+            [
+                f"[{path.stem[:2]}](../notebooks/{path.name})",
+                f"{timings['cpu_s'].get(path.stem, float('nan')):.0f}",
+                str(notebook["metadata"]["book"]["budget_s"]),
+                str(sum(cell["cell_type"] == "code" for cell in notebook["cells"])),
+            ]
+            for path, notebook in chapters()
+        ]
+
+
+class Records(MarkdownTable):
+    """The recorded runs: means over seeds."""
+
+    head = ["Record", "What was run", "Seeds", "Epochs", "Validation accuracy", "Minutes a seed", "Device"]
+
+    def rows(self):
+        rows = []
+        for path in sorted((HOME / "data" / "results").glob("*.json")):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            runs = content["runs"]
+            accuracies = [run["history"][-1]["val_accuracy"] for run in runs]
+            minutes = sum(row["seconds"] for run in runs for row in run["history"]) / len(runs) / 60
+            spread = f"{sum(accuracies) / len(runs):.3f} ({min(accuracies):.3f} to {max(accuracies):.3f})"
+            about = content["about"].splitlines()[0]
+            rows.append(
+                [path.stem, about, str(len(runs)), str(content["n_epochs"]), spread, f"{minutes:.1f}", content["device"]]
+            )
+        return rows
+
+
+class DataSets(MarkdownTable):
+    """The registry of data sets."""
+
+    head = ["Data set", "Content", "Licence", "Source to cite"]
+
+    def rows(self):
+        registry = tomllib.loads((HOME / "data" / "registry.toml").read_text(encoding="utf-8"))
+        return [
+            [f"[{about['title']}]({about['homepage']})", about["shape"], about["licence"], about["citation"]]
+            for about in registry.values()
+        ]
+
+
+class Versions(MarkdownTable):
+    """The locked versions that the stored outputs come from."""
+
+    head = ["Package", "Version"]
+    shown = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn", "scipy", "imageio", "nbval", "jupyter-book")
+
+    def rows(self):
+        lock = (HOME / "requirements.txt").read_text(encoding="utf-8")
+        return [[name, re.search(rf"^{name}==(\S+)", lock, re.M).group(1)] for name in self.shown]
+
+
+def setup(app):
+    app.connect("html-page-context", clean_scripts, priority=900)
+    for name, directive in {
+        "claims": Claims,
+        "timings": Timings,
+        "records": Records,
+        "data-sets": DataSets,
+        "versions": Versions,
+    }.items():
+        app.add_directive(name, directive)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
