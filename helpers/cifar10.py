@@ -172,9 +172,7 @@ class CIFAR10(torchvision.datasets.CIFAR10):
 
     meta = {"filename": "batches.meta", "key": "label_names", "md5": None}
 
-    def __init__(
-        self, root=None, train: bool = True, transform=None, target_transform=None, download: bool = False
-    ):
+    def __init__(self, root=None, train: bool = True, transform=None, target_transform=None, download: bool = False):
         root = datasets.cache_dir() if root is None else Path(root)
         folder = root / self.base_folder
         if download:

@@ -77,9 +77,7 @@ def verify(name: str, folder: Path | None = None) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{about['title']} is not in {folder}: {remedy}.") from None
     except OSError as error:
-        raise DataError(
-            f"{about['title']} in {folder} cannot be read ({error.strerror.lower()}): {remedy}."
-        ) from error
+        raise DataError(f"{about['title']} in {folder} cannot be read ({error.strerror.lower()}): {remedy}.") from error
     except SourceError as error:
         raise DataError(f"{about['title']} in {folder} {error}: {remedy} to replace it.") from error
     if wrong:
@@ -211,8 +209,7 @@ def main(arguments: list[str]) -> int:
             return 1
         except KeyboardInterrupt:
             print(
-                f"\nStopped while fetching {name}; nothing half-written was kept. "
-                "Run the same command to start again.",
+                f"\nStopped while fetching {name}; nothing half-written was kept. Run the same command to start again.",
                 file=sys.stderr,
             )
             return 130

@@ -83,9 +83,7 @@ def download(url: str, folder: Path, *, min_kb_per_s: float = MIN_KB_PER_S, prog
     with open(target, "wb") as file:
         watched = _Watched(file, min_kb_per_s, progress)
         # Small chunks: the speed is judged only when one is full.
-        fetcher = pooch.HTTPDownloader(
-            progressbar=watched, chunk_size=4096, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT)
-        )
+        fetcher = pooch.HTTPDownloader(progressbar=watched, chunk_size=4096, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
         try:
             fetcher(url, watched, None)
         except requests.exceptions.RequestException as error:
@@ -183,8 +181,7 @@ def explain_disk(error: OSError, target: Path, needed_mb: float) -> DataError | 
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return DataError(
-            f"{target} may not be written ({error.strerror.lower()}); "
-            "set BOOK_DATA_CACHE to a folder that may be."
+            f"{target} may not be written ({error.strerror.lower()}); set BOOK_DATA_CACHE to a folder that may be."
         )
     return None
 

@@ -37,6 +37,8 @@ def device() -> torch.device:
         return torch.device(next((kind for kind, has in available.items() if has()), "cpu"))
     try:
         chosen = torch.device(wanted)
+        if chosen.type not in ("cpu", *available):  # torch knows more, such as meta
+            raise RuntimeError(chosen.type)
     except RuntimeError:
         raise RuntimeError(
             f"BOOK_DEVICE={wanted!r} names no device; use cpu, cuda, cuda:1 or mps, or unset it."

@@ -86,7 +86,7 @@ def proportion_interval(hits: int, n: int, confidence: float = 0.95) -> Estimate
     if not 0 <= hits <= n or n < 1:
         raise ValueError(f"{hits} hits out of {n} is no proportion.")
     interval = binomtest(int(hits), int(n)).proportion_ci(confidence, method="wilson")
-    return Estimate(hits / n, float(interval.low), float(interval.high))
+    return Estimate(float(hits / n), float(interval.low), float(interval.high))
 
 
 def _t(confidence: float, n: int) -> float:

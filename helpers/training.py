@@ -6,7 +6,6 @@ Introduced in chapter 12 (chapter 07 derives the loop).
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,13 +198,13 @@ def save_checkpoint(
         "torch_rng": torch.get_rng_state(),  # dropout draws from here
         "history": [] if history is None else history.rows,
     }
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    scratch = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(scratch, "wb") as file:
             torch.save(state, file)
         os.replace(scratch, path)
     except BaseException:
-        Path(scratch).unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
         raise
 
 

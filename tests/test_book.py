@@ -1,0 +1,59 @@
+"""The built book, opened from disk in a real browser at two widths.
+
+Run by `.ci/run` after `make book`; skipped where no Chromium or no built book is to be had.
+"""
+
+import shutil
+
+import pytest
+
+from tools.surroundings import HOME, chapters
+
+HTML = HOME / "_build" / "html"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PAGES = [f"notebooks/{path.stem}.html" for path in chapters("")]
+PAGES += [f"book/{name}.html" for name in ("intro", "how-to-run", "notation", "claims", "status", "data", "references")]
+WIDTHS = {"desktop": 1280, "phone": 390}
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here"),
+    pytest.mark.skipif(not (HTML / "index.html").exists(), reason="the book is not built: run `make book`"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=[*quiet, "--disable-sync"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("page", PAGES)
+def test_page_stands_alone(browser, page, width):
+    """Nothing from outside, no console error, all math typeset, no page-wide horizontal scroll."""
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    outside, errors = [], []
+    tab.on("request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or outside.append(request.url))
+    tab.on("console", lambda message: message.type == "error" and errors.append(message.text))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("requestfailed", lambda request: errors.append(f"not found: {request.url}"))
+    tab.goto((HTML / page).as_uri(), wait_until="load")
+    n_math = tab.locator("span.math, div.math").count()
+    if n_math:
+        tab.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
+        tab.evaluate("MathJax.startup.promise")
+        assert tab.locator("mjx-container").count() >= n_math
+        assert tab.locator("mjx-merror, merror").count() == 0
+    assert outside == []
+    assert errors == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    pictures = "Array.from(document.images).filter(i => !(i.complete && i.naturalWidth) || !i.alt).map(i => i.src)"
+    tab.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    tab.wait_for_load_state("load")
+    assert tab.evaluate(pictures) == []
+    tab.close()
