@@ -131,3 +131,18 @@ def random_crop(X: torch.Tensor, padding: int, generator: torch.Generator) -> to
     # Channels last while indexing: three index tensors of one broadcast shape N x H x W.
     cut = padded.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]]
     return cut.permute(0, 3, 1, 2).contiguous()
+
+
+def shift_right(X: torch.Tensor, pixels: int) -> torch.Tensor:
+    """Move images to the right by `pixels`; zeros come in on the left, and as much is lost on the right.
+
+    Parameters
+    ----------
+    X : torch.Tensor
+        N x C x H x W; of standardised images, zero is the mean colour.
+    pixels : int
+        From 0 to W.
+    """
+    if not 0 <= pixels <= X.shape[3]:
+        raise ValueError(f"images {X.shape[3]} pixels wide cannot be shifted by {pixels}.")
+    return torch.nn.functional.pad(X, (pixels, 0))[..., : X.shape[3]]

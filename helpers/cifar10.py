@@ -19,7 +19,7 @@ import torchvision
 from helpers import datasets
 from helpers.fetching import DataError, SourceError
 
-CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 TRAIN_FILES = [f"data_batch_{i}" for i in range(1, 6)]
 TEST_FILES = ["test_batch"]
 # Per channel (red, green, blue), over all training pixels scaled to 0..1; a test computes them anew.

@@ -59,9 +59,7 @@ def claim(id: str, sentence: str, value: float, interval: tuple[float, ...] | No
         numbers += f", 95 % interval {low:.3g} to {high:.3g}"
     stand_ins = datasets.stand_ins_in_use()
     verdict = "not checked: stand-in data" if stand_ins else "holds" if holds else "DOES NOT HOLD"
-    text = "\n".join(
-        textwrap.wrap(f"Claim {id}: {sentence}", 60) + [f"  measured: {numbers}", f"  {verdict}"]
-    )
+    text = "\n".join([*textwrap.wrap(f"Claim {id}: {sentence}", 60), f"  measured: {numbers}", f"  {verdict}"])
     if not stand_ins and not holds:
         raise AssertionError(text)
     about = {"id": id, "sentence": sentence, "value": float(value), "low": low, "high": high}
@@ -91,6 +89,7 @@ class Recipe(NamedTuple):
     n_epochs: int
     data: str
     uses: tuple[Any, ...]
+    settings: dict[str, Any]
 
     def source_sha256(self) -> str:
         """Hash the code of the recipe and its model; comments, layout and docstrings do not count."""
@@ -100,7 +99,9 @@ class Recipe(NamedTuple):
             for node in ast.walk(tree):
                 if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
                     node.body = node.body[1:]
-            parts.append(ast.dump(tree))
+            parts.append(ast.unparse(tree))  # ast.dump differs between versions of Python
+        if self.settings:
+            parts.append(json.dumps(self.settings, sort_keys=True))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def data_sha256(self) -> str:
@@ -112,11 +113,14 @@ class Recipe(NamedTuple):
 RECIPES: dict[str, Recipe] = {}
 
 
-def recipe(id: str, *, seeds: int, n_epochs: int, data: str, uses: tuple[Any, ...] = ()):
-    """Mark ``function(seed, n_epochs)`` as a recipe whose runs are recorded under `id`."""
+def recipe(id: str, *, seeds: int, n_epochs: int, data: str, uses: tuple[Any, ...] = (), **settings: Any):
+    """Mark ``function(seed, n_epochs, **settings)`` as a recipe whose runs are recorded under `id`.
+
+    `uses` names the models and functions whose code the record depends on, beside the function's own.
+    """
 
     def mark(function):
-        RECIPES[id] = Recipe(id, function, seeds, n_epochs, data, uses)
+        RECIPES[id] = Recipe(id, function, seeds, n_epochs, data, uses, settings)
         return function
 
     return mark
@@ -134,6 +138,10 @@ class Record:
         """Return the last measured value of `column`, one a seed."""
         return [run["history"][-1][column] for run in self.runs]
 
+    def at(self, epoch: int, column: str) -> list[float]:
+        """Return `column` as measured after `epoch` epochs, one a seed."""
+        return [row[column] for run in self.runs for row in run["history"] if row["epoch"] == epoch and column in row]
+
     def curves(self, column: str) -> tuple[list[int], list[list[float]]]:
         """Return the epochs at which `column` was measured, and its values, one list a seed."""
         epochs = [row["epoch"] for row in self.runs[0]["history"] if column in row]
@@ -143,9 +151,9 @@ class Record:
         """Return the training seconds of each seed, evaluation not counted."""
         return [sum(row["seconds"] for row in run["history"]) for run in self.runs]
 
-    def expects(self, column: str) -> Estimate:
-        """Return the 99 % prediction interval for `column` of one more run."""
-        return prediction_interval(self.final(column), 0.99)
+    def expects(self, column: str, epoch: int | None = None) -> Estimate:
+        """Return the 99 % prediction interval for `column` of one more run, at the end or after `epoch`."""
+        return prediction_interval(self.final(column) if epoch is None else self.at(epoch, column), 0.99)
 
 
 def record(id: str) -> Record:
@@ -171,7 +179,7 @@ def _run(id: str, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     this = RECIPES[id]
     started = time.perf_counter()
-    history = this.train(seed, this.n_epochs)
+    history = this.train(seed, this.n_epochs, **this.settings)
     rows = [{key: round(value, 6) for key, value in row.items()} for row in history.rows]
     last = " ".join(f"{key} {value:.4f}" for key, value in rows[-1].items() if "accuracy" in key)
     print(f"{id} seed {seed}: {last} in {time.perf_counter() - started:.0f} s", flush=True)
@@ -198,6 +206,7 @@ def run(ids: list[str], workers: int) -> None:
             content = {
                 "id": id,
                 "about": inspect.getdoc(this.train),
+                "settings": this.settings,
                 "source_sha256": this.source_sha256(),
                 "data_sha256": this.data_sha256(),
                 "n_epochs": this.n_epochs,

@@ -81,7 +81,7 @@ def generator(purpose: str, seed: int = 0) -> torch.Generator:
     purpose : str
         What the numbers are for; any text.
     seed : int
-        The run's seed.
+        The run's seed, below 65,536: torch's CPU generator uses 32 bits, of which half tell the purpose.
     """
     import torch
 

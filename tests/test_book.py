@@ -38,7 +38,8 @@ def test_page_stands_alone(browser, page, width):
     """Nothing from outside, no console error, all math typeset, no page-wide horizontal scroll."""
     tab = browser.new_page(viewport={"width": width, "height": 900})
     outside, errors = [], []
-    tab.on("request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or outside.append(request.url))
+    local = ("file:", "data:", "blob:")
+    tab.on("request", lambda request: request.url.startswith(local) or outside.append(request.url))
     tab.on("console", lambda message: message.type == "error" and errors.append(message.text))
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.on("requestfailed", lambda request: errors.append(f"not found: {request.url}"))

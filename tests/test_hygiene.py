@@ -13,7 +13,7 @@ from tools import compare, notebooks, surroundings
 
 HOME = surroundings.HOME
 CHAPTERS = surroundings.chapters("")
-PAGES = sorted((HOME / "book").glob("*.md")) + [HOME / "README.md"]
+PAGES = [*sorted((HOME / "book").glob("*.md")), HOME / "README.md"]
 TAGS = {"trained", "measured", "data", "stub", "solution", "check", "raises-exception", "hide-input", "hide-cell"}
 FILLER = re.compile(
     r"\b(let's|let us|simply|as we can see|note that|of course|obviously|basically|it is worth)\b", re.IGNORECASE

@@ -104,9 +104,7 @@ def align(stored: str, fresh: str, tolerance: Tolerance, result: Comparison) -> 
     for one, other in zip(a, b, strict=True):
         if not tolerance.allows(one.group(), other.group()):
             around = stored[max(0, one.start() - 40) : one.end() + 20].replace("\n", " ")
-            bad.append(
-                f"near '{around}': stored {one.group()}, now {other.group()}, tolerance {tolerance}"
-            )
+            bad.append(f"near '{around}': stored {one.group()}, now {other.group()}, tolerance {tolerance}")
     result.mismatches += bad
     return fresh if bad else stored
 

@@ -92,7 +92,8 @@ def install(group):
     print("installing {}".format(lock), flush=True)
     quiet = ["--quiet", "--disable-pip-version-check"]
     has_uv = subprocess.run([PYTHON, "-m", "pip", "install", *quiet, uv]).returncode == 0
-    installer = [PYTHON, "-m", "uv", "pip", "install", "--quiet"] if has_uv else [PYTHON, "-m", "pip", "install", *quiet]
+    with_uv, with_pip = ["-m", "uv", "pip", "install", "--quiet"], ["-m", "pip", "install", *quiet]
+    installer = [PYTHON, *(with_uv if has_uv else with_pip)]
     run([*installer, "--require-hashes", "-r", os.path.join(HOME, lock)])
     if group == "test":
         run([*installer, "--no-deps", "--no-build-isolation", "--editable", HOME])

@@ -19,7 +19,7 @@ CLAIM_MIME = "application/vnd.book.claim+json"
 
 def clean_scripts(app, pagename, templatename, context, doctree):
     """Keep each script once; no Thebe; MathJax on pages with mathematics only."""
-    has_math = doctree is not None and (next(doctree.findall(nodes.math), None) or next(doctree.findall(nodes.math_block), None))
+    has_math = doctree is not None and any(next(doctree.findall(kind), None) for kind in (nodes.math, nodes.math_block))
     seen, kept = set(), []
     for script in context.get("script_files", []):
         name = str(getattr(script, "filename", script) or "")
@@ -33,7 +33,8 @@ def clean_scripts(app, pagename, templatename, context, doctree):
         seen.add((name, body))
         kept.append(script)
     context["script_files"] = kept
-    context["css_files"] = [css for css in context.get("css_files", []) if "thebe" not in str(getattr(css, "filename", css))]
+    styles = context.get("css_files", [])
+    context["css_files"] = [css for css in styles if "thebe" not in str(getattr(css, "filename", css))]
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -113,20 +114,20 @@ class Timings(MarkdownTable):
 class Records(MarkdownTable):
     """The recorded runs: means over seeds."""
 
-    head = ["Record", "What was run", "Seeds", "Epochs", "Validation accuracy", "Minutes a seed", "Device"]
+    head = ["Record", "What was run", "Seeds", "Epochs", "Images", "Accuracy: mean (range)", "Minutes a seed"]
 
     def rows(self):
         rows = []
         for path in sorted((HOME / "data" / "results").glob("*.json")):
             content = json.loads(path.read_text(encoding="utf-8"))
             runs = content["runs"]
-            accuracies = [run["history"][-1]["val_accuracy"] for run in runs]
+            column = "val_accuracy" if "val_accuracy" in runs[0]["history"][-1] else "tune_accuracy"
+            accuracies = [run["history"][-1][column] for run in runs]
             minutes = sum(row["seconds"] for run in runs for row in run["history"]) / len(runs) / 60
             spread = f"{sum(accuracies) / len(runs):.3f} ({min(accuracies):.3f} to {max(accuracies):.3f})"
-            about = content["about"].splitlines()[0]
-            rows.append(
-                [path.stem, about, str(len(runs)), str(content["n_epochs"]), spread, f"{minutes:.1f}", content["device"]]
-            )
+            about = content["about"].splitlines()[0] + "".join(f" {k} = {v}." for k, v in content["settings"].items())
+            n_epochs = str(content["n_epochs"])
+            rows.append([path.stem, about, str(len(runs)), n_epochs, column.split("_")[0], spread, f"{minutes:.1f}"])
         return rows
 
 

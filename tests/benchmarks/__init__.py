@@ -1,0 +1,1 @@
+"""Speed, as ratios within one run. Not part of the tests; run by ``make bench``."""
