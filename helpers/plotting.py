@@ -80,7 +80,8 @@ def show_image(image: torch.Tensor, title: str = "", ax: Axes | None = None) -> 
         )
     grey = len(pixels) == 1
     top = 1.0 if pixels.is_floating_point() else 255
-    ax.imshow(pixels.permute(1, 2, 0).squeeze().numpy(), cmap="gray" if grey else None, vmin=0, vmax=top)
+    shown = pixels[0] if grey else pixels.permute(1, 2, 0)
+    ax.imshow(shown.numpy(), cmap="gray" if grey else None, vmin=0, vmax=top)
     ax.set_axis_off()
     ax.set_title(title, loc="center")
     return ax

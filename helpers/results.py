@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RECORDS = datasets.HOME / "data" / "results"
-CLAIM_MIME = "application/vnd.book.claim+json"
 
 
 # --- claims -------------------------------------------------------------------------------------
@@ -74,7 +73,7 @@ def _show(text: str, about: dict[str, Any]) -> None:
         return
     from IPython.display import display
 
-    display({"text/plain": text, CLAIM_MIME: about}, raw=True)
+    display({"text/plain": text}, metadata={"claim": about}, raw=True)
 
 
 # --- records ------------------------------------------------------------------------------------

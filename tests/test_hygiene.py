@@ -164,7 +164,7 @@ def test_claims_have_unique_ids_of_their_chapter():
     for path in CHAPTERS:
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
-                about = output.get("data", {}).get(compare.CLAIM_MIME)
+                about = output.get("metadata", {}).get("claim")
                 if about:
                     assert about["id"].startswith(f"{path.stem[:2]}-")
                     assert about["verdict"] == "holds"

@@ -94,16 +94,16 @@ def test_in_a_notebook_a_claim_carries_what_the_claims_page_needs(monkeypatch, c
     shown = []
     shell = SimpleNamespace(kernel=object())
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    display = SimpleNamespace(display=lambda data, raw: shown.append((data, raw)))
+    display = SimpleNamespace(display=lambda data, metadata, raw: shown.append((data, metadata, raw)))
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     claim("12-x", "Ours is faster.", 2, (1, 3), True)
-    [(data, raw)] = shown
+    [(data, metadata, raw)] = shown
     assert raw
     assert capsys.readouterr().out == ""
     assert data["text/plain"].startswith("Claim 12-x: Ours is faster.")
     about = {"id": "12-x", "sentence": "Ours is faster.", "value": 2.0, "low": 1.0, "high": 3.0}
-    assert data[results.CLAIM_MIME] == about | {"verdict": "holds"}
-    json.dumps(data)  # it ends in the notebook's file
+    assert metadata["claim"] == about | {"verdict": "holds"}
+    json.dumps([data, metadata])  # it ends in the notebook's file
 
 
 # --- the hash of a recipe's source ---------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ from tools.surroundings import HOME
 def main() -> int:
     """Return the exit status of the build; its log is printed only when something is wrong."""
     started, log = time.perf_counter(), HOME / "_build" / "build.log"
-    log.parent.mkdir(exist_ok=True)
+    # From nothing every time: a page that was read before would not warn again.
+    shutil.rmtree(log.parent, ignore_errors=True)
+    log.parent.mkdir()
     # Every warning is an error, unresolved references included; all of them are shown at once.
     program = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", program, "build", ".", "-W", "-n", "--keep-going"]

@@ -20,7 +20,6 @@ DEVICES = re.compile(r"\b(?:cpu|cuda(?::\d+)?|mps)\b")
 # A text in which every difference that a tag allows has been put back to what was stored.
 TEXT_TYPES = ("text/plain", "text/html", "text/markdown", "text/latex")
 IGNORED_TYPES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
-CLAIM_MIME = "application/vnd.book.claim+json"  # carries the same numbers as the text beside it
 
 
 @dataclass
@@ -103,7 +102,7 @@ def align(stored: str, fresh: str, tolerance: Tolerance, result: Comparison) -> 
     bad = []
     for one, other in zip(a, b, strict=True):
         if not tolerance.allows(one.group(), other.group()):
-            around = stored[max(0, one.start() - 40) : one.end() + 20].replace("\n", " ")
+            around = stored[max(0, one.start() - 40) : one.end() + 20].replace("\n", " ").strip()
             bad.append(f"near '{around}': stored {one.group()}, now {other.group()}, tolerance {tolerance}")
     result.mismatches += bad
     return fresh if bad else stored
@@ -152,11 +151,7 @@ def comparable(outputs: list) -> list:
         elif output["output_type"] == "error":
             kept.append({"ename": output["ename"], "evalue": output["evalue"]})
         else:
-            data = {
-                kind: _joined(value)
-                for kind, value in output["data"].items()
-                if kind not in (*IGNORED_TYPES, CLAIM_MIME)
-            }
+            data = {kind: _joined(value) for kind, value in output["data"].items() if kind not in IGNORED_TYPES}
             images = sorted(set(output["data"]) & set(IGNORED_TYPES))
             kept.append({"data": data, "images": images})
     return kept

@@ -56,8 +56,8 @@ def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         count += 1
         cell.execution_count = count
         for output in cell.outputs:
-            if "metadata" in output:
-                output.metadata = {}
+            if "metadata" in output:  # kept: what the page of claims is made of
+                output.metadata = {key: output.metadata[key] for key in ("claim",) if key in output.metadata}
             if output.output_type == "execute_result":
                 output.execution_count = count
             if output.output_type == "error":
