@@ -55,10 +55,10 @@ def claim(id: str, sentence: str, value: float, interval: tuple[float, ...] | No
     low, high = (None, None) if interval is None else (float(end) for end in interval[-2:])
     numbers = f"{float(value):.3g}"
     if interval is not None:
-        numbers += f", 95 % interval {low:.3g} to {high:.3g}"
+        numbers += f"\n  95 % interval: {low:.3g} to {high:.3g}"
     stand_ins = datasets.stand_ins_in_use()
     verdict = "not checked: stand-in data" if stand_ins else "holds" if holds else "DOES NOT HOLD"
-    text = "\n".join([*textwrap.wrap(f"Claim {id}: {sentence}", 60), f"  measured: {numbers}", f"  {verdict}"])
+    text = "\n".join([*textwrap.wrap(f"Claim {id}: {sentence}", 44), f"  measured: {numbers}", f"  {verdict}"])
     if not stand_ins and not holds:
         raise AssertionError(text)
     about = {"id": id, "sentence": sentence, "value": float(value), "low": low, "high": high}
