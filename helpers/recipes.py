@@ -77,7 +77,7 @@ def _tuned(seed: int, n_epochs: int, lr: float) -> History:
     return _one_cycle(model, X.to(device()), data.y_train.to(device()), seed, n_epochs, lr, tune)
 
 
-for _lr in (0.05, 0.1, 0.2):
+for _lr in (0.02, 0.05, 0.1, 0.2):
     recipe(f"12_tune_lr_{_lr}", seeds=5, n_epochs=10, data="cifar10", uses=(small_net, _one_cycle), lr=_lr)(_tuned)
 
 

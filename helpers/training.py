@@ -125,7 +125,7 @@ def _one_epoch(model, batches, loss_fn, optimizer, step_schedule, epoch) -> floa
             step_schedule.step()
     if not losses:
         raise ValueError("the batches are empty: there is nothing to train on.")
-    losses = torch.stack(losses).double().cpu()
+    losses = torch.stack(losses).cpu().double()  # MPS has no float64
     if not losses.isfinite().all():
         first = int((~losses.isfinite()).nonzero()[0])
         raise FloatingPointError(
@@ -150,24 +150,26 @@ def evaluate(model: torch.nn.Module, batches: Batches, loss_fn: Loss) -> dict[st
         When `batches` is empty.
     """
     modes = [(module, module.training) for module in model.modules()]
-    total, correct, n = 0.0, None, 0
+    losses, sizes, correct = [], [], None
     model.eval()
     try:
         with torch.no_grad():
             for X, y in batches:
                 logits = model(X)
-                total = total + loss_fn(logits, y).double() * len(X)
-                n += len(X)
+                losses.append(loss_fn(logits, y))
+                sizes.append(len(X))
                 if not y.is_floating_point():
                     correct = (correct or 0) + (logits.argmax(dim=1) == y).sum()
     finally:
         for module, training in modes:
             module.training = training
-    if n == 0:
+    if not losses:
         raise ValueError("the batches are empty: there is nothing to evaluate.")
-    measured = {"loss": float(total) / n}
+    losses = torch.stack(losses).cpu().double()
+    sizes = torch.tensor(sizes, dtype=torch.float64)
+    measured = {"loss": float((losses * sizes).sum() / sizes.sum())}
     if correct is not None:
-        measured["accuracy"] = int(correct) / n
+        measured["accuracy"] = int(correct) / int(sizes.sum())
     return measured
 
 
