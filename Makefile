@@ -26,7 +26,7 @@ data: .venv/.test ## fetch and verify the data sets
 	@$(PY) -m helpers.datasets fetch
 
 results: .venv/.test ## run the recorded experiments that are missing or stale; CHECK=1 repeats one at random
-	@OMP_NUM_THREADS=1 $(PY) -m helpers.results $(if $(CHECK),repeat,run)
+	@OMP_NUM_THREADS=1 $(PY) -m helpers.recording $(if $(CHECK),repeat,run)
 
 bench: .venv/.test ## benchmarks, as ratios measured in one run
 	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks
@@ -35,7 +35,7 @@ check: .venv/.test ## ruff on helpers, tests and cells; hygiene of notebooks; re
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m pytest -q tests/test_hygiene.py
-	@$(PY) -m helpers.results check
+	@$(PY) -m helpers.recording check
 
 lock: .venv/.test ## compile both locks anew from pyproject.toml
 	$(PY) -m uv pip compile pyproject.toml --group book --group test -o requirements.txt $(LOCK)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import helpers.recipes  # noqa: F401  (registers the book's recipes now, not in the midst of a test)
-from helpers import datasets, results
+from helpers import datasets, recording, results
 from helpers.results import Recipe, Record, claim
 from helpers.stats import Estimate, prediction_interval
 from helpers.training import History
@@ -245,7 +245,7 @@ def content_of(id="99_toy"):
 
 
 def test_run_writes_a_record_of_all_seeds(toy, capsys):
-    results.run(["99_toy"], workers=1)
+    recording.run(["99_toy"], workers=1)
     assert calls == [0, 1, 2]
     content = content_of()
     assert content["id"] == "99_toy"
@@ -265,20 +265,20 @@ def test_run_writes_a_record_of_all_seeds(toy, capsys):
 
 
 def test_run_skips_a_record_that_is_up_to_date(toy, capsys):
-    results.run(["99_toy"], workers=1)
+    recording.run(["99_toy"], workers=1)
     before = (results.RECORDS / "99_toy.json").read_bytes()
     calls.clear()
-    results.run(["99_toy"], workers=1)
+    recording.run(["99_toy"], workers=1)
     assert calls == []
     assert (results.RECORDS / "99_toy.json").read_bytes() == before
     assert capsys.readouterr().out.endswith("99_toy: up to date\n")
 
 
 def test_run_repeats_a_record_that_is_stale(toy):
-    results.run(["99_toy"], workers=1)
+    recording.run(["99_toy"], workers=1)
     calls.clear()
     results.RECIPES["99_toy"] = make_recipe(n_epochs=2)
-    results.run(["99_toy"], workers=1)
+    recording.run(["99_toy"], workers=1)
     assert calls == [0, 1, 2]
     assert content_of()["n_epochs"] == 2
 
@@ -291,14 +291,14 @@ def test_a_recipe_may_have_settings_which_reach_its_function_and_its_record(toy)
         received.append((seed, n_epochs, rate))
         return train_toy(seed, n_epochs)
 
-    results.run(["99_toy"], workers=1)
+    recording.run(["99_toy"], workers=1)
     assert received == [(0, 2, 0.5)]
     assert content_of()["settings"] == {"rate": 0.5}
     assert results.stale(results.RECIPES["99_toy"], results.record("99_toy")) == []
 
 
 def test_a_run_that_fails_leaves_the_old_record(toy):
-    results.run(["99_toy"], workers=1)
+    recording.run(["99_toy"], workers=1)
     before = (results.RECORDS / "99_toy.json").read_bytes()
 
     def fails(seed, n_epochs):
@@ -306,12 +306,12 @@ def test_a_run_that_fails_leaves_the_old_record(toy):
 
     results.RECIPES["99_toy"] = make_recipe(fails)
     with pytest.raises(FloatingPointError):
-        results.run(["99_toy"], workers=1)
+        recording.run(["99_toy"], workers=1)
     assert (results.RECORDS / "99_toy.json").read_bytes() == before
 
 
 def test_a_record_gives_final_values_curves_and_seconds(toy):
-    results.run(["99_toy"], workers=1)
+    recording.run(["99_toy"], workers=1)
     recorded = results.record("99_toy")
     assert recorded.seeds == [0, 1, 2]
     assert recorded.final("val_accuracy") == pytest.approx([0.84, 0.841, 0.842])
@@ -366,7 +366,7 @@ texts = st.text(max_size=20)
 def test_a_record_reads_back_as_it_was_written(about, device, runs):
     content = {"about": about, "versions": {"torch": device}, "threads": 1}
     content["runs"] = [{"seed": seed, "history": rows} for seed, rows in enumerate(runs)]
-    text = results._compact(content)
+    text = recording._compact(content)
     assert json.loads(text) == content
     # A row of a history is one line, so that a diff shows which epochs changed.
     assert sum(line.lstrip().startswith('{"epoch"') for line in text.splitlines()) == sum(map(len, runs))
@@ -376,45 +376,45 @@ def test_a_record_reads_back_as_it_was_written(about, device, runs):
 
 
 def test_check_is_silent_about_good_records(toy, capsys):
-    results.run(["99_toy"], workers=1)
+    recording.run(["99_toy"], workers=1)
     capsys.readouterr()
-    assert results.check() == 0
+    assert recording.check() == 0
     assert capsys.readouterr().out == ""
 
 
 def test_check_names_missing_stale_and_orphaned_records(toy, capsys):
-    results.run(["99_toy"], workers=1)
+    recording.run(["99_toy"], workers=1)
     (results.RECORDS / "99_toy.json").rename(results.RECORDS / "98_old.json")
     capsys.readouterr()
-    assert results.check() == 2
+    assert recording.check() == 2
     assert capsys.readouterr().out.splitlines() == [
         "There is no record 99_toy.json in data/results; run `make results`.",
         "record 98_old.json belongs to no recipe; delete it.",
     ]
     (results.RECORDS / "98_old.json").rename(results.RECORDS / "99_toy.json")
     results.RECIPES["99_toy"] = make_recipe(n_epochs=5)
-    assert results.check() == 1
+    assert recording.check() == 1
     assert capsys.readouterr().out == "record 99_toy: its seeds or epochs changed; run `make results`.\n"
 
 
 def test_check_lists_records_from_another_torch_but_does_not_fail(toy, capsys):
-    results.run(["99_toy"], workers=1)
+    recording.run(["99_toy"], workers=1)
     path = results.RECORDS / "99_toy.json"
     path.write_text(path.read_text().replace(torch.__version__.split("+")[0], "1.2.3"))
     capsys.readouterr()
-    assert results.check() == 0
+    assert recording.check() == 0
     assert "record 99_toy is from torch 1.2.3 (stale, not wrong" in capsys.readouterr().out
 
 
 def test_repeating_a_run_agrees_with_its_record(toy, capsys):
-    results.run(["99_toy"], workers=1)
-    assert results.repeat_one() == 0
+    recording.run(["99_toy"], workers=1)
+    assert recording.repeat_one() == 0
     assert "agrees" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("shift", [0.1, -0.1, math.nan])
 def test_repeating_a_run_notices_another_result(toy, capsys, shift):
-    results.run(["99_toy"], workers=1)
+    recording.run(["99_toy"], workers=1)
 
     def drifted(seed, n_epochs):
         rows = train_toy(seed, n_epochs).rows
@@ -422,21 +422,21 @@ def test_repeating_a_run_notices_another_result(toy, capsys, shift):
         return History(rows)
 
     results.RECIPES["99_toy"] = make_recipe(drifted)
-    assert results.repeat_one() == 1
+    assert recording.repeat_one() == 1
     assert "DISAGREES" in capsys.readouterr().out
 
 
 def test_the_command_runs_checks_and_repeats(toy, capsys):
-    assert results.main(["check"]) == 1  # nothing there yet
-    assert results.main(["run"]) == 0
-    assert results.main(["check"]) == 0
-    assert results.main(["repeat"]) == 0
-    assert results.main(["run", "99_toy", "--workers", "1"]) == 0
+    assert recording.main(["check"]) == 1  # nothing there yet
+    assert recording.main(["run"]) == 0
+    assert recording.main(["check"]) == 0
+    assert recording.main(["repeat"]) == 0
+    assert recording.main(["run", "99_toy", "--workers", "1"]) == 0
     assert "99_toy: up to date" in capsys.readouterr().out
 
 
 def test_the_command_explains_an_unknown_recipe(toy, capsys):
     with pytest.raises(SystemExit) as stop:
-        results.main(["run", "77_none"])
+        recording.main(["run", "77_none"])
     assert stop.value.code == 2
     assert "no recipe 77_none; there are 99_toy" in capsys.readouterr().err

@@ -1,0 +1,159 @@
+"""Make and check the records of long runs: ``python -m helpers.recording run|check|repeat``.
+
+The recipes stand in `helpers.recipes`; `helpers.results` reads what is written here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from helpers import results
+
+
+def _run(id: str, seed: int) -> dict[str, Any]:
+    """Train one seed; a top-level function, so that worker processes can call it."""
+    import torch
+
+    from helpers import recipes  # noqa: F401  (fills RECIPES)
+
+    torch.set_num_threads(1)
+    this = results.RECIPES[id]
+    started = time.perf_counter()
+    history = this.train(seed, this.n_epochs, **this.settings)
+    rows = [{key: round(value, 6) for key, value in row.items()} for row in history.rows]
+    last = " ".join(f"{key} {value:.4f}" for key, value in rows[-1].items() if "accuracy" in key)
+    print(f"{id} seed {seed}: {last} in {time.perf_counter() - started:.0f} s", flush=True)
+    return {"seed": seed, "history": rows}
+
+
+def run(ids: list[str], workers: int) -> None:
+    """Run what the records of `ids` lack, or hold from another source or data, and write them."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    import torch
+    import torchvision
+
+    from helpers.runtime import device
+
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for id in ids:
+            this, path = results.RECIPES[id], results.RECORDS / f"{id}.json"
+            if path.exists() and not results.stale(this, results.record(id)):
+                print(f"{id}: up to date")
+                continue
+            runs = list(pool.map(_run, [id] * this.seeds, range(this.seeds)))
+            content = {
+                "id": id,
+                "about": this.train.__doc__,
+                "settings": this.settings,
+                "source_sha256": this.source_sha256(),
+                "data_sha256": this.data_sha256(),
+                "n_epochs": this.n_epochs,
+                "device": torch.cuda.get_device_name() if device().type == "cuda" else _cpu_name(),
+                "threads": 1,
+                "versions": {
+                    "python": platform.python_version(),
+                    "torch": torch.__version__.split("+")[0],
+                    "torchvision": torchvision.__version__.split("+")[0],
+                },
+                "runs": runs,
+            }
+            scratch = path.with_suffix(".tmp")
+            scratch.write_text(_compact(content), encoding="utf-8")
+            os.replace(scratch, path)
+            print(f"{id}: wrote data/results/{path.name}")
+
+
+def _compact(content: dict[str, Any]) -> str:
+    """Write JSON with one row of a history on a line: short, and readable in a diff."""
+    head = json.dumps({key: value for key, value in content.items() if key != "runs"}, indent=1)
+    runs = ",\n".join(
+        f'  {{"seed": {run["seed"]}, "history": [\n   '
+        + ",\n   ".join(json.dumps(row) for row in run["history"])
+        + "\n  ]}"
+        for run in content["runs"]
+    )
+    return f'{head[:-2]},\n "runs": [\n{runs}\n ]\n}}\n'
+
+
+def _cpu_name() -> str:
+    """Name the processor as the system does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def check() -> int:
+    """Compare all records with their recipes; return the number that must be run again."""
+    import torch
+
+    bad = 0
+    for id, this in results.RECIPES.items():
+        try:
+            recorded = results.record(id)
+        except FileNotFoundError as error:
+            print(error)
+            bad += 1
+            continue
+        for reason in results.stale(this, recorded):
+            print(f"record {id}: {reason}; run `make results`.")
+            bad += 1
+        version = recorded.content["versions"]["torch"]
+        if version != torch.__version__.split("+")[0]:
+            print(f"record {id} is from torch {version} (stale, not wrong; here is {torch.__version__}).")
+    for path in sorted(results.RECORDS.glob("*.json")):
+        if path.stem not in results.RECIPES:
+            print(f"record {path.name} belongs to no recipe; delete it.")
+            bad += 1
+    if not bad:
+        print(f"{len(results.RECIPES)} records agree with their recipes")
+    return bad
+
+
+def repeat_one() -> int:
+    """Repeat one recorded run, drawn at random; return 1 when it contradicts its record."""
+    id = random.choice(list(results.RECIPES))
+    seed = random.randrange(results.RECIPES[id].seeds)
+    recorded = results.record(id)
+    again = results.Record({"runs": [_run(id, seed)]})
+    bad = 0
+    for column in (name for name in again.runs[0]["history"][-1] if name.endswith("accuracy")):
+        before, now, expected = recorded.final(column)[seed], again.final(column)[0], recorded.expects(column)
+        agrees = expected.low <= now <= expected.high
+        print(f"{column}: recorded {before:.4f}, now {now:.4f}, {'agrees' if agrees else 'DISAGREES'}")
+        bad |= not agrees
+    return int(bad)
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``run``, ``check`` or ``repeat``; return the exit status."""
+    from helpers import recipes  # noqa: F401  (fills RECIPES)
+
+    parser = argparse.ArgumentParser(prog="python -m helpers.recording", description=__doc__)
+    parser.add_argument("action", choices=("run", "check", "repeat"))
+    parser.add_argument("ids", nargs="*", metavar="RECORD")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1)))
+    chosen = parser.parse_args(arguments)
+    if unknown := sorted(set(chosen.ids) - set(results.RECIPES)):
+        parser.error(f"no recipe {', '.join(unknown)}; there are {', '.join(results.RECIPES)}")
+    if chosen.action == "check":
+        return int(check() > 0)
+    if chosen.action == "repeat":
+        return repeat_one()
+    run(chosen.ids or list(results.RECIPES), chosen.workers)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
