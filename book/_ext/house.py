@@ -57,7 +57,7 @@ class MarkdownTable(Directive):
         markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         node = nodes.container(classes=["house-table"])
         self.state.nested_parse(_string_list(markdown), self.content_offset, node)
-        return list(node.children)
+        return [node]
 
 
 def _string_list(text):
