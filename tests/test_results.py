@@ -375,11 +375,11 @@ def test_a_record_reads_back_as_it_was_written(about, device, runs):
 # --- check, repeat, and the command --------------------------------------------------------------
 
 
-def test_check_is_silent_about_good_records(toy, capsys):
+def test_check_counts_good_records(toy, capsys):
     recording.run(["99_toy"], workers=1)
     capsys.readouterr()
     assert recording.check() == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "1 records agree with their recipes\n"
 
 
 def test_check_names_missing_stale_and_orphaned_records(toy, capsys):
