@@ -83,14 +83,23 @@ class Minibatches:
         order = None if self.shuffle is None else torch.randperm(n, generator=self.shuffle).to(device)
         for start in range(0, n, self.batch_size):
             rows = slice(start, start + self.batch_size)
-            if order is not None:
-                rows = order[rows]
-            images = self.X[rows]
+            if order is None:
+                images, targets = self.X[rows], self.y[rows]
+            else:
+                images, targets = _take(self.X, order[rows]), self.y.index_select(0, order[rows])
             if self.flip:
                 images = random_flip(images, self.augment)
             if self.crop:
                 images = random_crop(images, self.crop, self.augment)
-            yield images, self.y[rows]
+            yield images, targets
+
+
+def _take(X: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return ``X[rows]`` in the memory format of `X`; `index_select` copies whole rows and is twice as fast."""
+    channels_last = torch.channels_last
+    if X.ndim == 4 and X.is_contiguous(memory_format=channels_last) and not X.is_contiguous():
+        return X.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+    return X.index_select(0, rows)
 
 
 def random_flip(X: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -283,3 +283,12 @@ def test_a_gpu_sees_the_same_batches():
         runs.append(epoch(batches))
     assert torch.equal(runs[0][0], runs[1][0].cpu())
     assert torch.equal(runs[0][1], runs[1][1].cpu())
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_shuffled_batches_keep_the_memory_format(memory_format):
+    X = torch.rand(10, 3, 4, 5).to(memory_format=memory_format)
+    order = torch.randperm(10, generator=generator("order"))
+    for start, (images, _) in zip((0, 4, 8), Minibatches(X, torch.arange(10), 4, shuffle=generator("order"))):
+        assert torch.equal(images, X[order[start : start + 4]])
+        assert images.is_contiguous(memory_format=memory_format)
