@@ -44,7 +44,7 @@ def compare(slow, fast) -> tuple[float, float, float]:
 
 
 def per_item_pipeline():
-    """Return the data set that decodes and transforms every image by itself, and its wanted items."""
+    """Return the birds and airplanes of the data set that makes and transforms every picture by itself."""
     from torchvision.transforms import v2
 
     transform = v2.Compose(
@@ -80,7 +80,7 @@ def main() -> int:
     last = torch.channels_last
     rows = [
         ("data: DataLoader over a list / Minibatches", over_list, in_memory, 1.0),
-        ("data: decoded and transformed per item / Minibatches with flip", per_item, augmented, 5.0),
+        ("data: picture and transforms per item / Minibatches with flip", per_item, augmented, 5.0),
         ("training: DataLoader over a list / Minibatches", training(Net(), over_list), training(Net(), in_memory), 0.9),
         (
             "training: channels first / channels last, batch 64",
