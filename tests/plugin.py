@@ -99,7 +99,7 @@ def pytest_runtest_setup(item):
 
 
 def missing_data(names) -> list[str]:
-    """Return which data sets are not there; looked up once a process."""
+    """Return which data sets are not there; reading them checks their content."""
     from helpers import datasets
 
     return [name for name in names if not (datasets.cache_dir() / datasets.entry(name)["folder"]).is_dir()]

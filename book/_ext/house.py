@@ -103,7 +103,7 @@ class Timings(MarkdownTable):
         timings = json.loads((HOME / "data" / "timings.json").read_text(encoding="utf-8"))
         return [
             [
-                f"[{path.stem[:2]}](../notebooks/{path.name})",
+                chapter_link(path),
                 f"{timings['cpu_s'].get(path.stem, float('nan')):.0f}",
                 str(notebook["metadata"]["book"]["budget_s"]),
                 str(sum(cell["cell_type"] == "code" for cell in notebook["cells"])),
