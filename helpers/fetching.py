@@ -1,6 +1,6 @@
 """Fetching without surprises: time-outs, a minimum speed, all or nothing on disk, one writer at a time.
 
-Introduced with chapter 12, the first that reads a large data set.
+Introduced with chapter 02.
 """
 
 from __future__ import annotations
@@ -179,6 +179,8 @@ def explain_disk(error: OSError, target: Path, needed_mb: float) -> DataError | 
             f"The disk is full: {target} needs {needed_mb:.0f} MB while it is unpacked; "
             "free some space, or set BOOK_DATA_CACHE to a folder on another disk."
         )
+    if error.errno == errno.ENOENT:
+        return DataError(f"{target} vanished while it was being written; nothing is lost, run the same command again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return DataError(
             f"{target} may not be written ({error.strerror.lower()}); set BOOK_DATA_CACHE to a folder that may be."

@@ -5,6 +5,8 @@ Introduced in chapter 12.
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -12,9 +14,10 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito (2008): eight colours that colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -170,3 +173,83 @@ def lines_with_band(
     ax.plot(x, values.mean(axis=0), color=color, label=label)
     ax.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.2, linewidth=0)
     return ax
+
+
+def contours(
+    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    x: Sequence[float],
+    y: Sequence[float],
+    ax: Axes | None = None,
+    n_levels: int = 14,
+) -> Axes:
+    """Draw level curves of a positive function of two numbers; darker is lower.
+
+    The levels are spaced evenly in the logarithm, so that a narrow valley keeps its shape.
+
+    Parameters
+    ----------
+    function : callable
+        Takes two tensors M x K of coordinates and returns the values there, M x K.
+    x, y : sequence of numbers
+        Coordinates of the grid, K and M of them.
+    """
+    ax = _axes(ax)
+    X, Y = torch.meshgrid(torch.as_tensor(x), torch.as_tensor(y), indexing="xy")
+    values = function(X, Y).detach().cpu().clamp_min(1e-12).log10().numpy()
+    ax.contourf(X.numpy(), Y.numpy(), values, levels=n_levels, cmap="cividis", alpha=0.75)
+    ax.contour(X.numpy(), Y.numpy(), values, levels=n_levels, colors=PAPER, linewidths=0.5)
+    return ax
+
+
+def frame_of(figure: Figure, dpi: float = 130) -> np.ndarray:
+    """Return a figure as pixels, uint8 H x W x 3, and close it: one frame of an animation."""
+    figure.set_dpi(dpi)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    plt.close(figure)
+    return pixels
+
+
+def show_animation(frames: Sequence[np.ndarray], seconds: float = 0.2, n_colors: int = 64, max_kb: float = 500) -> None:
+    """Show frames one after the other, for ever, as a GIF.
+
+    Draw a still beside it: paper does not move, and some readers switch animations off.
+
+    Parameters
+    ----------
+    frames : sequence of uint8 arrays, all H x W or all H x W x 3
+    seconds : float
+        How long each frame is seen; the last one stays five times as long.
+    n_colors : int
+        Colours of the whole animation, at most 256; fewer make a smaller file.
+    max_kb : float
+        What a page may spend on one animation, in kB.
+
+    Raises
+    ------
+    ValueError
+        No frames, frames of different shapes, or a file larger than `max_kb`.
+    """
+    from IPython.display import display
+    from PIL import Image
+
+    if len({frame.shape for frame in frames}) != 1:
+        raise ValueError("show_animation takes one or more frames of one shape.")
+    # One palette for all frames, taken from a few of them, and no dithering: what stands still
+    # has the same pixels in each frame and costs nothing.
+    some = np.concatenate(frames[:: max(1, len(frames) // 8)])
+    palette = Image.fromarray(some).convert("RGB").quantize(n_colors)
+    pictures = [
+        Image.fromarray(frame).convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames
+    ]
+    file = io.BytesIO()
+    durations = [1000 * seconds] * (len(frames) - 1) + [5000 * seconds]
+    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    kb = len(file.getvalue()) / 1000
+    if kb > max_kb:
+        raise ValueError(
+            f"This GIF has {kb:.0f} kB, and {max_kb:.0f} are allowed: fewer or smaller frames, or fewer colours."
+        )
+    height, width = frames[0].shape[:2]
+    text = f"GIF of {len(frames)} frames, {width} x {height} pixels"
+    display({"image/gif": base64.b64encode(file.getvalue()).decode(), "text/plain": text}, raw=True)

@@ -119,3 +119,6 @@ def report(*data: str) -> None:
 
     sources = ", ".join(f"{name} ({datasets.provenance(name)})" for name in data) or "made in the chapter"
     print(f"device: {device().type} | profile: {profile()} | data: {sources}")
+    if "(stand-in)" in sources:
+        print("A stand-in is not the real data: numbers differ from the book's")
+        print("and claims are not checked. Run `make data` for the real data.")

@@ -99,10 +99,12 @@ def pytest_runtest_setup(item):
 
 
 def missing_data(names) -> list[str]:
-    """Return which data sets are not there; reading them checks their content."""
+    """Return which data sets are not there and have no stand-in; reading them checks their content."""
     from helpers import datasets
 
-    return [name for name in names if not (datasets.cache_dir() / datasets.entry(name)["folder"]).is_dir()]
+    return [
+        name for name in names if "stand_in" not in datasets.entry(name) and not datasets.real_folder(name).is_dir()
+    ]
 
 
 # --- exercises ----------------------------------------------------------------------------------

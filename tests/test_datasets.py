@@ -32,7 +32,7 @@ import pytest
 import torch
 import torchvision
 
-from helpers import cifar10, datasets, fetching
+from helpers import catalogue, cifar10, datasets, fetching
 from helpers.cifar10 import CIFAR10
 from helpers.fetching import DataError, SourceError
 
@@ -182,6 +182,7 @@ def server(monkeypatch):
 def tiny(server, monkeypatch, tmp_path):
     """Make the registry hold the tiny data set, with no source yet, and the cache a new folder."""
     about = {
+        "codec": "cifar10",
         "title": "CIFAR-10",
         "archive": ARCHIVE,
         "folder": FOLDER,
@@ -337,7 +338,7 @@ def garbage_in_the_middle():
 
 
 FAULTS = {
-    "other content": (sends(other_pixel()), "has other content than was published (train_images differ)"),
+    "other content": (sends(other_pixel()), "has other content than was published (train_images differs)"),
     "cut archive": (sends(GOOD[: len(GOOD) // 2]), "holds a damaged file"),
     "garbage in the archive": (sends(garbage_in_the_middle()), "holds a damaged file"),
     "a file is missing": (sends(tar({"data_batch_1": FILES["data_batch_1"]})), "holds a damaged file"),
@@ -820,7 +821,7 @@ def test_the_old_folder_comes_back_when_the_last_move_fails(tmp_path, monkeypatc
 # A data set of a few bytes, with a codec that needs no torch: these processes start in half a second.
 PROCESS = """
 import hashlib, json, sys, types
-from helpers import datasets
+from helpers import catalogue, datasets
 
 def read(kind, path):
     return {"bytes": (path / "data" if kind == "folder" else path).read_bytes()}
@@ -833,6 +834,7 @@ def write_folder(arrays, folder):
 
 codec = types.ModuleType("helpers.toy")
 codec.read, codec.differing, codec.write_folder = read, differing, write_folder
+codec.urls = lambda source: [source["url"]]
 sys.modules["helpers.toy"] = codec
 registry = json.loads(sys.argv[1])
 datasets.registry = lambda: registry
@@ -842,7 +844,7 @@ def one_writer(target, really=datasets.one_writer):
     return really(target)
 
 datasets.one_writer = one_writer
-sys.exit(datasets.main(["fetch"]))
+sys.exit(catalogue.main(["fetch"]))
 """
 TOY = np.random.default_rng(1).bytes(100_000)
 
@@ -850,7 +852,7 @@ TOY = np.random.default_rng(1).bytes(100_000)
 @pytest.fixture
 def start(server, tmp_path):
     """Give a function that starts a process which fetches the toy data set."""
-    about = {"title": "The toy", "archive": ARCHIVE, "folder": "toy", "disk_mb": 1}
+    about = {"codec": "toy", "title": "The toy", "archive": ARCHIVE, "folder": "toy", "disk_mb": 1}
     about |= {"sha256": {"bytes": hashlib.sha256(TOY).hexdigest()}}
     about |= {"sources": [{"kind": "archive", "url": server.url("toy")}]}
     environment = os.environ | {"BOOK_DATA_CACHE": str(tmp_path / "cache")}
@@ -935,28 +937,28 @@ def test_two_processes_at_once_download_once(start, server, tmp_path):
 
 def test_the_command_reports_what_it_fetched(tiny, capsys):
     tiny.use("good")
-    assert datasets.main(["fetch"]) == 0
+    assert catalogue.main(["fetch"]) == 0
     assert capsys.readouterr().out == f"CIFAR-10: verified, in {tiny.folder}\n"
-    assert datasets.main(["fetch", "cifar10"]) == 0  # again, by name
+    assert catalogue.main(["fetch", "cifar10"]) == 0  # again, by name
     assert tiny.server.requests == ["good"]
 
 
 def test_the_command_fails_with_a_sentence(tiny, capsys):
     tiny.use(bad=FAULTS["404"][0])
-    assert datasets.main(["fetch"]) == 1
+    assert catalogue.main(["fetch"]) == 1
     assert "answers with error 404" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        ([], 2, "usage: python -m helpers.datasets fetch [NAME ...]\n"),
-        (["steal"], 2, "usage: python -m helpers.datasets fetch [NAME ...]\n"),
+        ([], 2, "usage: python -m helpers.datasets list | fetch [NAME ...] | verify [NAME ...]\n"),
+        (["steal"], 2, "usage: python -m helpers.datasets list | fetch [NAME ...] | verify [NAME ...]\n"),
         (["fetch", "mnist"], 1, "There is no data set 'mnist' in data/registry.toml; it has cifar10.\n"),
     ],
 )
 def test_the_command_explains_its_wrong_use(tiny, capsys, arguments, status, text):
-    assert datasets.main(arguments) == status
+    assert catalogue.main(arguments) == status
     captured = capsys.readouterr()
     assert captured.err == text
     assert captured.out == ""
@@ -979,10 +981,10 @@ def test_the_module_runs_as_a_program():
 
 def test_every_registered_data_set_can_be_found_and_recognised():
     for name, about in datasets.registry().items():
-        assert datasets._codec(name).READERS
-        for key in ("title", "shape", "licence", "citation", "homepage", "download_mb", "disk_mb"):
+        assert callable(datasets._codec(name).read)
+        for key in ("title", "shape", "licence", "citation", "homepage", "folder"):
             assert about[key], f"{name} lacks {key}"
-        assert about["sources"]
+        assert ("package" in about) != bool(about.get("sources"))
         assert all(len(bytes.fromhex(digest)) == 32 for digest in about["sha256"].values())
 
 
