@@ -3,6 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 CHAPTERS ?=
 DEVICE ?=
+TORCH ?=
 LOCK := --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 .DEFAULT_GOAL := help
 .PHONY: help book test notebooks lab data results bench check lock clean
@@ -13,8 +14,9 @@ help: ## show this list
 book: .venv/.book ## render the stored outputs into _build/html (needs no torch and no data)
 	@$(PY) -m tools.book
 
-test: .venv/.test ## unit tests and nbval on every notebook; CHAPTERS="01 12" and DEVICE=cuda select
-	@$(PY) -m tools.test --chapters "$(CHAPTERS)" --device "$(DEVICE)"
+test: .venv/.test ## unit tests and nbval on every notebook; CHAPTERS="01 12", DEVICE=cuda, TORCH=2.11 select
+	@py=$$($(if $(TORCH),$(PY) -m tools.other_torch $(TORCH),echo $(PY))) && \
+	    $$py -m tools.test --chapters "$(CHAPTERS)" --device "$(DEVICE)"
 
 notebooks: .venv/.test ## execute notebooks and store the outputs that changed; CHAPTERS selects
 	@$(PY) -m tools.notebooks --chapters "$(CHAPTERS)"
@@ -41,8 +43,8 @@ lock: .venv/.test ## compile both locks anew from pyproject.toml
 	$(PY) -m uv pip compile pyproject.toml --group book --group test -o requirements.txt $(LOCK)
 	$(PY) -m uv pip compile --group book -c requirements.txt -o requirements-book.txt $(LOCK)
 
-clean: ## remove the built book and the virtual environment (downloaded data stay)
-	rm -rf _build .venv
+clean: ## remove the built book and the virtual environments (downloaded data stay)
+	rm -rf _build .venv .venv-torch-*
 
 .venv/.book: requirements-book.txt
 	@$(PYTHON) tools/install.py book

@@ -1,10 +1,16 @@
 """Plotting functions: they return their axes, draw on the ones given, and refuse wrong shapes."""
 
+import base64
+import io
+from unittest.mock import Mock
+
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -107,3 +113,85 @@ def test_house_style_has_an_opaque_face_that_reads_in_both_themes():
         assert matplotlib.colors.to_rgba(plt.rcParams["figure.facecolor"])[3] == 1
         fig, ax = plt.subplots()
         assert fig.get_facecolor() == ax.get_facecolor()
+
+
+# --- surfaces and animations ---------------------------------------------------------------------
+
+
+def test_contours_are_drawn_over_the_rectangle_given():
+    ax = plotting.contours(lambda x, y: x**2 + y**2, torch.linspace(-2, 2, 9), torch.linspace(0, 1, 5))
+    assert ax.get_xlim() == (-2, 2)
+    assert ax.get_ylim() == (0, 1)
+    assert len(ax.collections) == 2
+
+
+def test_contours_put_the_first_argument_along_x():
+    shapes = []
+
+    def remember(x, y):
+        shapes.append((x.shape, x[0, 1] - x[0, 0], y[0, 1] - y[0, 0]))
+        return x**2 + 1
+
+    plotting.contours(remember, torch.arange(4.0), torch.arange(3.0))
+    assert shapes == [((3, 4), 1, 0)]
+
+
+def moving_square(n_frames, size=40):
+    frames = []
+    for k in range(n_frames):
+        frame = np.full((size, size, 3), 250, dtype=np.uint8)
+        frame[k : k + 5, k : k + 5] = (0, 114, 178)
+        frames.append(frame)
+    return frames
+
+
+def shown(capture):
+    """Return the GIF that `show_animation` handed to the notebook, decoded to frames and durations."""
+    (data,) = (call.args[0] for call in capture.call_args_list)
+    picture = Image.open(io.BytesIO(base64.b64decode(data["image/gif"])))
+    frames, durations = [], []
+    for k in range(picture.n_frames):
+        picture.seek(k)
+        frames.append(np.asarray(picture.convert("RGB")))
+        durations.append(picture.info["duration"])
+    return data, frames, durations
+
+
+def test_an_animation_shows_every_frame_as_it_was_drawn(monkeypatch):
+    display = Mock()
+    monkeypatch.setattr("IPython.display.display", display)
+    frames = moving_square(10)
+    plotting.show_animation(frames, seconds=0.1)
+    data, found, durations = shown(display)
+    assert data["text/plain"] == "GIF of 10 frames, 40 x 40 pixels"
+    assert durations == [100] * 9 + [500]
+    for drawn, frame in zip(found, frames, strict=True):
+        assert np.abs(drawn.astype(int) - frame).max() < 8
+
+
+def test_grey_frames_are_taken_too(monkeypatch):
+    display = Mock()
+    monkeypatch.setattr("IPython.display.display", display)
+    frames = [np.tile(np.arange(64, dtype=np.uint8) * 4, (8, 1)), np.zeros((8, 64), np.uint8)]
+    plotting.show_animation(frames, n_colors=256)
+    _, found, _ = shown(display)
+    assert np.abs(found[0][..., 0].astype(int) - frames[0]).max() < 8
+
+
+def test_an_animation_refuses_what_it_cannot_show():
+    with pytest.raises(ValueError, match="one or more frames of one shape"):
+        plotting.show_animation([])
+    with pytest.raises(ValueError, match="one or more frames of one shape"):
+        plotting.show_animation([np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8)])
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match=r"has \d+ kB, and 1 are allowed"):
+        plotting.show_animation([noise], max_kb=1)
+
+
+def test_a_figure_becomes_a_frame_and_is_closed():
+    figure, ax = plt.subplots(figsize=(2, 1))
+    ax.set_facecolor("red")
+    frame = plotting.frame_of(figure, dpi=50)
+    assert frame.shape == (50, 100, 3)
+    assert (frame == (255, 0, 0)).all(axis=2).any()
+    assert not plt.fignum_exists(figure.number)

@@ -135,14 +135,25 @@ class Records(MarkdownTable):
 class DataSets(MarkdownTable):
     """The registry of data sets."""
 
-    head = ["Data set", "Content", "Licence", "Source to cite"]
+    head = ["Data set", "Content", "Comes from", "Licence", "Source to cite"]
 
     def rows(self):
         registry = tomllib.loads((HOME / "data" / "registry.toml").read_text(encoding="utf-8"))
         return [
-            [f"[{about['title']}]({about['homepage']})", about["shape"], about["licence"], about["citation"]]
-            for about in registry.values()
+            [
+                f"[{about['title']}]({about['homepage']}), `{name}`",
+                about["shape"],
+                self.origin(about),
+                about["licence"],
+                about["citation"],
+            ]
+            for name, about in registry.items()
         ]
+
+    def origin(self, about) -> str:
+        if "package" in about:
+            return f"package {about['distribution']}"
+        return f"download, {about['download_mb']:g} MB" + ("; has a stand-in" if "stand_in" in about else "")
 
 
 class Versions(MarkdownTable):
