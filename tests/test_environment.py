@@ -4,13 +4,14 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from tools import install, surroundings
+from tools import install, other_torch, surroundings
 
 HOME = surroundings.HOME
 PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))
@@ -72,7 +73,8 @@ def test_minimum_python_is_the_same_everywhere():
 def test_installed_versions_are_the_locked_ones():
     from importlib.metadata import version as installed
 
-    for package in ("torch", "torchvision", "numpy", "nbval", "jupyter-book"):
+    other = Path(sys.prefix).name.startswith(".venv-torch-")  # made by `make test TORCH=...`
+    for package in ("numpy", "nbval", "jupyter-book", *(() if other else ("torch", "torchvision"))):
         assert installed(package).split("+")[0] == version(ALL[package])
 
 
@@ -134,3 +136,32 @@ def test_kernels_share_the_cores_and_ignore_the_user(monkeypatch):
     assert env["OMP_NUM_THREADS"] == "2"
     assert env["BOOK_DEVICE"] == "cpu"
     assert "book-kernels" in env["IPYTHONDIR"]
+
+
+@pytest.mark.parametrize(
+    ("version", "asked"), [("2.11", "torch==2.11.*"), ("2.14.1", "torch==2.14.1"), ("newest", "torch")]
+)
+def test_another_torch_is_asked_for(version, asked):
+    assert other_torch.requirement(version) == asked
+
+
+@pytest.mark.parametrize("version", ["2.10", "1.13", "3.0", "2", "latest", "2.11; rm", ""])
+def test_an_unsupported_torch_ends_in_a_sentence(version):
+    with pytest.raises(install.SetupError, match=r"is not supported: say 2\.11 or later, or newest\.$"):
+        other_torch.requirement(version)
+
+
+def test_another_torch_keeps_the_other_locked_versions():
+    pins = [Requirement(line) for line in other_torch.rest_of_the_lock().splitlines()]
+    kept = {pin.name.lower() for pin in pins}
+    follow = {name for name in ALL if other_torch.FAMILY.match(f"{name}==")}
+    assert {"torch", "torchvision"} <= follow
+    assert kept == set(ALL) - follow
+    numpy = next(pin for pin in pins if pin.name == "numpy")
+    assert str(numpy.specifier) == f"=={version(ALL['numpy'])}"
+
+
+def test_the_oldest_supported_torch_is_the_one_in_the_requirements():
+    needed = next(Requirement(line) for line in PROJECT["project"]["dependencies"] if line.startswith("torch>"))
+    assert needed.specifier.contains("2.11.0")
+    assert not needed.specifier.contains("2.10.9")
