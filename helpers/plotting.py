@@ -202,12 +202,17 @@ def contours(
 
 
 def frame_of(figure: Figure, dpi: float = 130) -> np.ndarray:
-    """Return a figure as pixels, uint8 H x W x 3, and close it: one frame of an animation."""
+    """Return a figure as pixels, uint8 H x W x 3: one frame of an animation.
+
+    The figure is closed, so that no notebook shows it; it may be changed and drawn again.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     figure.set_dpi(dpi)
-    figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
     plt.close(figure)
-    return pixels
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def show_animation(frames: Sequence[np.ndarray], seconds: float = 0.2, n_colors: int = 64, max_kb: float = 500) -> None:

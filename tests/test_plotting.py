@@ -195,3 +195,5 @@ def test_a_figure_becomes_a_frame_and_is_closed():
     assert frame.shape == (50, 100, 3)
     assert (frame == (255, 0, 0)).all(axis=2).any()
     assert not plt.fignum_exists(figure.number)
+    ax.set_facecolor("blue")
+    assert (plotting.frame_of(figure, dpi=50) == (0, 0, 255)).all(axis=2).any()
