@@ -47,9 +47,9 @@ def claim(id: str, sentence: str, value: float, interval: tuple[float, ...] | No
         When it does not hold, unless the data are a stand-in.
     """
     low, high = (None, None) if interval is None else (float(end) for end in interval[-2:])
-    numbers = f"{float(value):.3g}"
+    numbers = _short(value)
     if interval is not None:
-        numbers += f"\n  95 % interval: {low:.3g} to {high:.3g}"
+        numbers += f"\n  95 % interval: {_short(low)} to {_short(high)}"
     stand_ins = datasets.stand_ins_in_use()
     verdict = "not checked: stand-in data" if stand_ins else "holds" if holds else "DOES NOT HOLD"
     text = "\n".join([*textwrap.wrap(f"Claim {id}: {sentence}", 44), f"  measured: {numbers}", f"  {verdict}"])
@@ -57,6 +57,11 @@ def claim(id: str, sentence: str, value: float, interval: tuple[float, ...] | No
         raise AssertionError(text)
     about = {"id": id, "sentence": sentence, "value": float(value), "low": low, "high": high}
     _show(text, about | {"verdict": verdict})
+
+
+def _short(value: float) -> str:
+    """Return three digits of a number, and all of those before the point."""
+    return f"{float(value):,.0f}" if 1000 <= abs(value) < 1e15 else f"{float(value):.3g}"
 
 
 def _show(text: str, about: dict[str, Any]) -> None:

@@ -118,7 +118,8 @@ def report(*data: str) -> None:
     from helpers import datasets
 
     sources = ", ".join(f"{name} ({datasets.provenance(name)})" for name in data) or "made in the chapter"
-    print(f"device: {device().type} | profile: {profile()} | data: {sources}")
+    line = f"device: {device().type} | profile: {profile()} | data: {sources}"
+    print(line if len(line) <= 60 else line.replace(" | data:", "\ndata:"))  # phones
     if "(stand-in)" in sources:
         print("A stand-in is not the real data: numbers differ from the book's")
         print("and claims are not checked. Run `make data` for the real data.")

@@ -16,7 +16,7 @@ import pytest
 
 from tools import compare
 
-REPORT = re.compile(r"^device: (?P<device>\S+) \| profile: (?P<profile>\S+) \| data: (?P<data>.+)$", re.M)
+REPORT = re.compile(r"^device: (?P<device>\S+) \| profile: (?P<profile>\S+)(?: \| |\n)data: (?P<data>.+)$", re.M)
 summaries: list[dict] = []  # one per notebook, gathered where the tests are reported
 
 

@@ -105,7 +105,7 @@ def agrees(stored: nbformat.NotebookNode, fresh: nbformat.NotebookNode) -> bool:
 def refusal(fresh: nbformat.NotebookNode) -> str:
     """Return why outputs may not be stored (GPU, stand-in data, full profile), or an empty text."""
     text = "".join(output.get("text", "") for cell in fresh.cells for output in cell.get("outputs", []))
-    found = re.search(r"^device: (\S+) \| profile: (\S+) \| data: (.+)$", text, re.M)
+    found = re.search(r"^device: (\S+) \| profile: (\S+)(?: \| |\n)data: (.+)$", text, re.M)
     if found is None:
         return "it does not call runtime.report()"
     if found[1] != "cpu":

@@ -76,6 +76,11 @@ def chapter_link(path: Path) -> str:
     return f"[{path.stem[:2]}](../notebooks/{path.name})"
 
 
+def short(value: float) -> str:
+    """As claims print numbers."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.3g}"
+
+
 class Claims(MarkdownTable):
     """All claims that the chapters' stored outputs hold."""
 
@@ -88,9 +93,9 @@ class Claims(MarkdownTable):
                 for output in cell.get("outputs", []):
                     about = output.get("metadata", {}).get("claim")
                     if about:
-                        interval = "" if about["low"] is None else f"{about['low']:.3g} to {about['high']:.3g}"
+                        interval = "" if about["low"] is None else f"{short(about['low'])} to {short(about['high'])}"
                         sentence = about["sentence"].replace("|", "\\|")
-                        rows.append([chapter_link(path), sentence, f"{about['value']:.3g}", interval, about["verdict"]])
+                        rows.append([chapter_link(path), sentence, short(about["value"]), interval, about["verdict"]])
         return rows
 
 
