@@ -249,7 +249,7 @@ def _sources(about: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
             places.append((kind, Path(mirror) / about["archive"]))
         else:
             files = _in_a_mirror(about)
-            present = any((Path(mirror) / file).exists() for file in files)
+            present = any((Path(mirror) / name).exists() for file in files for name in (file, f"{file}.gz"))
             places.append(("folder", Path(mirror) if present else Path(mirror) / files[0]))
         # A mirror that holds neither is listed too, so that the message tells of a wrong path.
         for kind, place in [each for each in places if os.path.exists(each[1])] or places[1:]:
@@ -274,6 +274,8 @@ def _contents_of(source, about, codec, folder: Path, progress: bool):
         try:
             contents = codec.read(source["kind"], place)
         except OSError as error:  # it was opened for reading only: this is no full disk
+            if not os.path.isdir(scratch):
+                raise  # the cache was deleted: no fault of the source
             raise SourceError(f"cannot be read ({error.strerror.lower()})") from error
     if wrong := codec.differing(contents, about["sha256"]):
         raise SourceError(f"has other content than was published ({', '.join(wrong)})")

@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +80,7 @@ def download(url: str, folder: Path, *, min_kb_per_s: float = MIN_KB_PER_S, prog
     import pooch
     import requests
 
-    target = folder / url.rsplit("/", 1)[-1]
+    target = folder / unquote(url.rsplit("/", 1)[-1])
     with open(target, "wb") as file:
         watched = _Watched(file, min_kb_per_s, progress)
         # Small chunks: the speed is judged only when one is full.

@@ -5,10 +5,13 @@ Introduced in chapter 02. `helpers.datasets` calls this for every registry entry
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
+import os
 import tarfile
 import zipfile
+import zlib
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,6 +35,12 @@ def package_folder(about: dict[str, Any]) -> Path:
     if spec is None or spec.origin is None:
         raise FileNotFoundError(about["package"])
     return Path(spec.origin).parent / about["folder"]
+
+
+def _is_web_page(start: bytes) -> bool:
+    """Tell whether a file that starts so is a page of HTML."""
+    start = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return start.startswith(b"<") and (b"<html" in start or b"<!doctype" in start)
 
 
 class PlainFiles:
@@ -63,21 +72,29 @@ class PlainFiles:
         reader = {"zip": self._from_zip, "npm": self._from_tar}.get(kind, self._from_folder)
         try:
             return reader(path)
-        except (KeyError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile) as error:
-            if isinstance(error, KeyError):
-                raise SourceError(f"does not hold {error.args[0]}") from error
-            raise SourceError(f"holds a damaged file ({type(error).__name__})") from error
-        except NotImplementedError as error:  # a zip with a password, or an unknown compression
+        except KeyError as error:
+            raise SourceError(f"does not hold {error.args[0]}") from error
+        except RuntimeError as error:  # a zip with a password, or an unknown compression
             raise SourceError("holds a file that cannot be unpacked") from error
+        except (EOFError, OSError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's, not a decoder's
+            if path.is_file() and _is_web_page(path.read_bytes()[:1000]):
+                raise SourceError("is a web page") from error
+            raise SourceError("holds a damaged file") from error
 
     def _from_folder(self, path: Path) -> Contents:
+        there = set(os.listdir(path))
+        if there.isdisjoint([*self.names, *(f"{name}.gz" for name in self.names)]):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         contents = {}
         for name in self.names:
-            packed = path / f"{name}.gz"
-            if packed.exists() and not (path / name).exists():
-                contents[name] = gzip.decompress(packed.read_bytes())
-            else:
-                contents[name] = (path / name).read_bytes()
+            if name not in there and f"{name}.gz" not in there:
+                raise KeyError(name)
+            content = (path / (name if name in there else f"{name}.gz")).read_bytes()
+            # A server may have taken the gzip layer off on the way.
+            is_packed = name not in there and content.startswith(b"\x1f\x8b")
+            contents[name] = gzip.decompress(content) if is_packed else content
         return contents
 
     def _from_zip(self, path: Path) -> Contents:
@@ -104,11 +121,11 @@ class PlainFiles:
 
     def _what_is_wrong(self, contents: list[bytes]) -> str:
         """Say what a reader can act on: a login page, another table, or only that it differs."""
-        start = contents[0][:1000].lstrip(b"\xef\xbb\xbf \r\n\t")
-        if start[:1] == b"<" and (b"<html" in start.lower() or b"<!doctype" in start.lower()):
+        if any(_is_web_page(content[:1000]) for content in contents):
             return "is a web page"
         columns = self.about.get("columns")
         if columns is not None:
+            start = contents[0][:1000].removeprefix(b"\xef\xbb\xbf")
             header = start.split(b"\n", 1)[0].decode("utf-8", "replace").replace('"', "").strip()
             if header.replace(";", ",").split(",") != columns:
                 return "has other columns"
