@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import one_hot
 
 from helpers.runtime import generator
 from tests.test_chapters import definitions
@@ -11,12 +10,13 @@ from tests.test_chapters import definitions
 X = torch.randn(80, 3, generator=generator("chapter 03")).double()
 X[:, 2] = X[:, 1] + 0.3 * X[:, 2]  # the last two columns resemble each other
 y = X[:, 0] + torch.randn(80, generator=generator("chapter 03, noise")) > 0.3
-ONES = torch.ones(1, 80).double()
+wine = torch.arange(80) // 2  # each wine twice
+TRAIN = torch.arange(80) % 5 != 0
 
 
 @pytest.fixture(scope="module")
 def chapter():
-    return definitions("03")
+    return definitions("03", X=X.float(), y=y, wine=wine, n_rows=80, n_wines=40)
 
 
 def test_readers_agree_and_a_bad_table_is_refused(chapter, tmp_path):
@@ -34,46 +34,73 @@ def test_readers_agree_and_a_bad_table_is_refused(chapter, tmp_path):
 def test_effect_sizes(chapter):
     from sklearn.feature_selection import f_classif
 
-    label = torch.arange(80) % 3
-    moments = chapter["moments"](X, one_hot(label).double(), ONES)
+    label = torch.arange(80) % 7 % 3  # unequal groups
     F = torch.from_numpy(f_classif(X.numpy(), label.numpy())[0])
-    torch.testing.assert_close(chapter["eta_squared"](*moments)[0], 2 * F / (2 * F + 77))  # F's definition, solved
+    groups = torch.stack([label == g for g in range(3)])
+    torch.testing.assert_close(chapter["eta_squared"](X, groups), 2 * F / (2 * F + 77))  # F's definition, solved
     a, b = X[label == 0].numpy(), X[label == 2].numpy()
     pooled = ((len(a) - 1) * a.var(0, ddof=1) + (len(b) - 1) * b.var(0, ddof=1)) / (len(a) + len(b) - 2)
-    np.testing.assert_allclose(chapter["cohens_d"](*moments, 0, 2)[0], (b.mean(0) - a.mean(0)) / pooled**0.5)
+    found = chapter["cohens_d"](X[label == 0], X[label == 2])
+    np.testing.assert_allclose(found, (b.mean(0) - a.mean(0)) / pooled**0.5)
 
 
-def test_weights_of_the_bootstrap_are_repetitions(chapter):
-    groups = one_hot(torch.arange(80) % 2).double()
-    weights = chapter["bootstrap_weights"](torch.arange(80) // 2, 5, generator("draws"))
-    assert torch.equal(weights[:, ::2], weights[:, 1::2])  # rows of one unit come together
-    repeated = torch.arange(80).repeat_interleave(weights[3].long())
-    expected = chapter["moments"](X[repeated], groups[repeated], ONES)
-    for one, other in zip(chapter["moments"](X, groups, weights), expected, strict=True):
-        torch.testing.assert_close(one[3], other[0])
+def test_bootstrap_draws_wines_and_repeats_itself(chapter):
+    rows = chapter["draw_rows"](generator("draws"))
+    times = rows.bincount(minlength=80)
+    assert times.max() > 1
+    assert len(rows) == 80  # 40 wines drawn, two rows each
+    assert torch.equal(times[::2], times[1::2])
+    low, high = chapter["bootstrap"](lambda rows: X[rows].mean(dim=0), 50)
+    assert low.shape == (3,)
+    assert (low < X.mean(dim=0)).all()
+    assert (high > X.mean(dim=0)).all()
+    assert torch.equal(chapter["bootstrap"](lambda rows: X[rows, 0].mean(), 50)[0], low[0])
+
+
+def test_interval_has_the_width_of_the_standard_error(chapter):
+    values = X[wine, 0]  # equal in both rows of a wine, so that 40 numbers are independent
+    estimate = chapter["with_interval"](values)
+    expected = 2 * 1.96 * float(values.std(correction=0)) / 40**0.5
+    assert estimate.mean == pytest.approx(float(values.mean()))
+    assert estimate.high - estimate.low == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize("deal", ["folds_by_wine", "folds_by_row"])
+def test_cross_validation_judges_each_row_by_the_other_folds(chapter, deal):
+    fold = chapter[deal](3)
+    assert fold.bincount().tolist() == [16] * 5
+    together = torch.equal(fold[::2], fold[1::2])
+    assert together == (deal == "folds_by_wine")
+
+    def rule(train, val):
+        assert torch.equal(train, ~val)
+        return torch.full((int(val.sum()),), not val[7])  # wrong for the fold of row 7 alone
+
+    assert torch.equal(chapter["cross_validate"](rule, fold), fold != fold[7])
+    always = chapter["share_right"](lambda train, val: torch.ones(int(val.sum()), dtype=torch.bool), chapter[deal])
+    assert torch.equal(always, y.double())
 
 
 @pytest.mark.parametrize("penalty", [1e-3, 0.3])
 def test_logistic_regression(chapter, penalty):
     from sklearn.linear_model import LogisticRegression
 
-    train = torch.rand(4, 80, generator=generator("masks")) < 0.7
-    Z = chapter["standardise_many"](X, train)
-    for z, rows, found in zip(Z, train, chapter["fit_many"](Z, y.double(), train, penalty), strict=True):
-        np.testing.assert_allclose(z[rows].std(dim=0), 1)
-        w, b = chapter["fit_logistic"](z[rows], y[rows].double(), penalty)
-        theirs = LogisticRegression(C=1 / (penalty * int(rows.sum())), tol=1e-8).fit(z[rows], y[rows])
-        np.testing.assert_allclose([*w, b], [*theirs.coef_[0], *theirs.intercept_], atol=1e-3)
-        np.testing.assert_allclose(found, theirs.decision_function(z), atol=1e-2)
+    Z = chapter["standardised_by"](TRAIN)[TRAIN]
+    np.testing.assert_allclose(Z.std(dim=0), 1, rtol=1e-5)
+    w, b = chapter["fit_logistic"](Z, y[TRAIN].float(), penalty)
+    theirs = LogisticRegression(C=1 / (penalty * len(Z)), tol=1e-8).fit(Z, y[TRAIN])
+    np.testing.assert_allclose([*w, b], [*theirs.coef_[0], *theirs.intercept_], atol=1e-3)
 
 
-def test_predictions_and_intervals(chapter):
-    from sklearn import metrics, neighbors
+def test_rules(chapter):
+    from sklearn import linear_model, metrics, neighbors, pipeline, preprocessing
 
-    found = chapter["nearest_neighbour"](X[:60], y[:60], X[60:])
-    theirs = neighbors.KNeighborsClassifier(1).fit(X[:60], y[:60]).predict(X[60:])
-    assert np.array_equal(found, theirs)
-    expected = metrics.precision_score(y[60:], found), metrics.recall_score(y[60:], found)
-    np.testing.assert_allclose(chapter["precision_recall"](found, y[60:]), expected, rtol=1e-6)
-    half = 3.182446 * np.std([0.1, 0.4, 0.3, 0.2], ddof=1) * (1 / 4 + 0.25) ** 0.5  # Nadeau and Bengio (2003)
-    np.testing.assert_allclose(chapter["over_splits"]([0.1, 0.4, 0.3, 0.2]).low, 0.25 - half, rtol=1e-6)
+    scale = preprocessing.StandardScaler
+    nearest = pipeline.make_pipeline(scale(), neighbors.KNeighborsClassifier(1)).fit(X[TRAIN], y[TRAIN])
+    found = chapter["neighbour_rule"](TRAIN, ~TRAIN)
+    assert np.array_equal(found, nearest.predict(X[~TRAIN]))
+    expected = metrics.precision_score(y[~TRAIN], found), metrics.recall_score(y[~TRAIN], found)
+    np.testing.assert_allclose(chapter["precision_recall"](found, y[~TRAIN]), expected, rtol=1e-6)
+    C = 1 / (1e-3 * int(TRAIN.sum()))
+    regression = pipeline.make_pipeline(scale(), linear_model.LogisticRegression(C=C)).fit(X[TRAIN], y[TRAIN])
+    assert np.array_equal(chapter["logistic_rule"](TRAIN, ~TRAIN), regression.predict(X[~TRAIN]))

@@ -71,5 +71,35 @@ def test_nearest_forecast_and_units(chapter):
     X = torch.tensor([[0.0, 0.0], [0.0, 1.0], [9.0, 9.0]])
     mean = chapter["nearest_forecast"](X, torch.tensor([2.0, 4.0, 50.0]), torch.tensor([[0.1, 0.4]]), k=2)
     assert mean.tolist() == [3]
+    forbidden = torch.tensor([[True, False, False]])
+    mean = chapter["nearest_forecast"](X, torch.tensor([2.0, 4.0, 50.0]), torch.tensor([[0.1, 0.4]]), 2, forbidden)
+    assert mean.tolist() == [27]
     means = chapter["unit_means"](torch.tensor([1.0, 2.0, 6.0, 8.0]), torch.tensor([10, 11, 17, 19]), 4)
     assert means.tolist() == [1.5, 6, 8]
+
+
+def test_gain_by_shuffling_compares_the_same_items(chapter):
+    """Every forecast off by 1 after a random split and by 3 after the split by time gains 2 in each week."""
+    t = torch.arange(6 * 168)
+    in_train = t < 4 * 168
+    names = {"y": torch.zeros(len(t)), "t": t, "in_train": in_train}
+    fresh = definitions("04", **names)
+
+    def errors(train, judged, forbid=None):
+        assert not (train & judged).any()
+        assert not (judged & in_train).any()
+        assert train.sum() == in_train.sum()
+        return torch.ones(int(judged.sum()))
+
+    by_time = torch.full((int((~in_train).sum()),), 3.0)
+    assert fresh["gain_by_shuffling"](errors, by_time, forbid=abs).tolist() == [2, 2]
+    assert not torch.equal(fresh["random_split"](0), fresh["random_split"](1))
+
+
+def test_forbidden_hours(chapter):
+    """With all later items forbidden, the nearest windows are those of the past."""
+    X, y, t = torch.zeros(4, 2), torch.tensor([1.0, 2.0, 30.0, 40.0]), torch.arange(4)
+    fresh = definitions("04", X=X, y=y, t=t, k=2)
+    train, judged = torch.tensor([True, True, False, True]), torch.tensor([False, False, True, False])
+    error = fresh["nearest_errors"](train, judged, forbid=lambda hours_ago: hours_ago < 0)
+    assert error.tolist() == [28.5]

@@ -500,6 +500,14 @@ def test_missing_data_without_a_stand_in_say_where_they_should_be(plain):
     )
 
 
+def test_a_program_that_began_on_a_stand_in_stays_on_it(plain):
+    stand_in = datasets.path("table")
+    write_copy(plain.cache / "table", TABLE)
+    assert datasets.path("table") == stand_in
+    assert datasets.provenance("table") == "stand-in"
+    assert datasets.stand_ins_in_use() == ["table"]
+
+
 def test_a_stand_in_deleted_while_the_program_runs_is_made_again(plain):
     datasets.path("table")
     shutil.rmtree(plain.cache)

@@ -216,6 +216,7 @@ def audit(bikes):
         "rows that repeat an index": int(bikes["instant"].duplicated().sum()),
         "counts that disagree with their parts": int(disagrees.sum()),
         "of these, count 0": int((bikes["cnt"][disagrees] == 0).sum()),
+        "dates without humidity": sorted(set(bikes["dteday"][bikes["hum"] == 0])),
         "blocks that splice dates": [(i, *sorted(set(blocks[i]))) for i in spliced],
         "first hour of the second date": [int(np.argmax(blocks[i] == blocks[i][-1])) for i in spliced],
     }
@@ -229,6 +230,7 @@ def test_the_filled_hours_carry_the_flaws_of_the_real_file(tables):
         "rows that repeat an index": 141,
         "counts that disagree with their parts": 141,
         "of these, count 0": 141,
+        "dates without humidity": ["2011-03-10"],
         "blocks that splice dates": [(667, "2012-10-29", "2012-10-30")],
         "first hour of the second date": [13],
     }
