@@ -8,7 +8,7 @@ import torch
 def thermometer() -> tuple[torch.Tensor, torch.Tensor]:
     """Return eleven temperatures in degrees Celsius, and what a thermometer of unknown unit showed.
 
-    Both are float32 of length 11; the readings were made up for teaching by Stevens, Antiga and
+    Both are float32 of length 11; the readings come from Stevens, Antiga and
     Viehmann (2020), *Deep Learning with PyTorch*, chapter 5.
     """
     t_c = torch.tensor([0.5, 14.0, 15.0, 28.0, 11.0, 8.0, 3.0, -4.0, 6.0, 13.0, 21.0])
