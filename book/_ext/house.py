@@ -38,6 +38,16 @@ def clean_scripts(app, pagename, templatename, context, doctree):
     context["css_files"] = [css for css in styles if "thebe" not in str(getattr(css, "filename", css))]
 
 
+def unwrap_tagged_math(app, doctree, docname):
+    r"""Keep Sphinx from wrapping equations of several lines into `split`, in which MathJax allows no `\tag`."""
+    for node in doctree.findall(nodes.math_block):
+        text = node.astext()
+        if r"\\" in text and r"\tag" in text:
+            node["nowrap"] = True
+            node.children = []
+            node += nodes.Text(r"\[" + text + r"\]")
+
+
 # --- tables ---------------------------------------------------------------------------------------
 
 
@@ -184,6 +194,7 @@ def copy_mathjax(app, problem):
 def setup(app):
     app.connect("build-finished", copy_mathjax)
     app.connect("html-page-context", clean_scripts, priority=900)
+    app.connect("doctree-resolved", unwrap_tagged_math)
     for name, directive in {
         "claims": Claims,
         "timings": Timings,
