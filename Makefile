@@ -4,6 +4,7 @@ PY := .venv/bin/python
 CHAPTERS ?=
 DEVICE ?=
 TORCH ?=
+RECORDS ?=
 LOCK := --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 .DEFAULT_GOAL := help
 .PHONY: help book test notebooks lab data results bench check lock clean
@@ -27,8 +28,8 @@ lab: .venv/.test ## open the notebooks in JupyterLab
 data: .venv/.test ## fetch and verify the data sets
 	@$(PY) -m helpers.datasets fetch
 
-results: .venv/.test ## run the recorded experiments that are missing or stale; CHECK=1 repeats one at random
-	@OMP_NUM_THREADS=1 $(PY) -m helpers.recording $(if $(CHECK),repeat,run)
+results: .venv/.test ## run the recorded experiments that are missing or stale; RECORDS="a b" selects, CHECK=1 repeats one
+	@OMP_NUM_THREADS=1 $(PY) -m helpers.recording $(if $(CHECK),repeat,run $(RECORDS))
 
 bench: .venv/.test ## benchmarks, as ratios measured in one run
 	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks

@@ -1,6 +1,6 @@
 """Make and check the records of long runs: ``python -m helpers.recording run|check|repeat``.
 
-The recipes stand in `helpers.recipes`; `helpers.results` reads what is written here.
+The recipes stand in the package `helpers.recipes`; `helpers.results` reads what is written here.
 """
 
 from __future__ import annotations
@@ -18,66 +18,101 @@ from typing import Any
 from helpers import results
 
 
-def _run(id: str, seed: int) -> dict[str, Any]:
-    """Train one seed; a top-level function, so that worker processes can call it."""
+def _run(id: str, seeds: list[int]) -> list[dict[str, Any]]:
+    """Train some seeds; a top-level function, so that worker processes can call it."""
     import torch
 
     from helpers import recipes  # noqa: F401  (fills RECIPES)
 
     torch.set_num_threads(1)
     this = results.RECIPES[id]
-    started = time.perf_counter()
-    history = this.train(seed, this.n_epochs, **this.settings)
-    rows = [{key: round(value, 6) for key, value in row.items()} for row in history.rows]
-    last = " ".join(f"{key} {value:.4f}" for key, value in rows[-1].items() if "accuracy" in key)
-    print(f"{id} seed {seed}: {last} in {time.perf_counter() - started:.0f} s", flush=True)
-    return {"seed": seed, "history": rows}
+    started = time.process_time()
+    trained = this.train(seeds if this.together else seeds[0], this.n_epochs, **this.settings)
+    cpu_s = (time.process_time() - started) / len(seeds)
+    runs = []
+    for seed, history in zip(seeds, trained if this.together else [trained], strict=True):
+        rows = [{key: round(value, 6) for key, value in row.items()} for row in history.rows]
+        runs.append({"seed": seed, "cpu_s": round(cpu_s, 3), "history": rows})
+        last = " ".join(f"{key} {value:.4f}" for key, value in rows[-1].items() if "accuracy" in key)
+        print(f"{id} seed {seed}: {last} in {cpu_s:.1f} CPU s", flush=True)
+    return runs
 
 
 def run(ids: list[str], workers: int) -> None:
-    """Run what the records of `ids` lack, or hold from another source or data, and write them."""
+    """Run what the records of `ids` lack, or hold from another source or data.
+
+    A record is written anew after each seed, so that a run that is stopped goes on where it was.
+    """
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for id in ids:
+            this, content = results.RECIPES[id], _about(results.RECIPES[id])
+            content["runs"] = _reusable(this, content)
+            done = {run["seed"] for run in content["runs"]}
+            missing = [seed for seed in range(this.seeds) if seed not in done]
+            if not missing:
+                print(f"{id}: up to date")
+                continue
+            tasks = [missing] if this.together else [[seed] for seed in missing]
+            for runs in pool.map(_run, [id] * len(tasks), tasks):
+                content["runs"] += runs
+                _write(content)
+            print(f"{id}: wrote data/results/{id}.json")
+
+
+def _about(this: results.Recipe) -> dict[str, Any]:
+    """Return what a record says of itself before its runs."""
     import torch
     import torchvision
 
     from helpers.runtime import device
 
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for id in ids:
-            this, path = results.RECIPES[id], results.RECORDS / f"{id}.json"
-            if path.exists() and not results.stale(this, results.record(id)):
-                print(f"{id}: up to date")
-                continue
-            runs = list(pool.map(_run, [id] * this.seeds, range(this.seeds)))
-            content = {
-                "id": id,
-                "about": this.train.__doc__,
-                "settings": this.settings,
-                "source_sha256": this.source_sha256(),
-                "data_sha256": this.data_sha256(),
-                "n_epochs": this.n_epochs,
-                "device": torch.cuda.get_device_name() if device().type == "cuda" else _cpu_name(),
-                "threads": 1,
-                "versions": {
-                    "python": platform.python_version(),
-                    "torch": torch.__version__.split("+")[0],
-                    "torchvision": torchvision.__version__.split("+")[0],
-                },
-                "runs": runs,
-            }
-            scratch = path.with_suffix(".tmp")
-            scratch.write_text(_compact(content), encoding="utf-8")
-            os.replace(scratch, path)
-            print(f"{id}: wrote data/results/{path.name}")
+    return {
+        "id": this.id,
+        "about": this.train.__doc__,
+        "settings": this.settings,
+        "source_sha256": this.source_sha256(),
+        "data_sha256": this.data_sha256(),
+        "n_epochs": this.n_epochs,
+        "device": torch.cuda.get_device_name() if device().type == "cuda" else _cpu_name(),
+        "threads": 1,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__.split("+")[0],
+            "torchvision": torchvision.__version__.split("+")[0],
+        },
+    }
+
+
+def _reusable(this: results.Recipe, content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the recorded runs to keep: all of a whole record, of a part only those made here alike."""
+    try:
+        recorded = results.record(this.id)
+    except FileNotFoundError:
+        return []
+    alike = all(recorded.content[key] == content[key] for key in ("device", "versions"))
+    whole = not results.stale(this, recorded)
+    if whole or (alike and not results.outdated(this, recorded)):
+        return [run for run in recorded.runs if run["seed"] < this.seeds]
+    return []
+
+
+def _write(content: dict[str, Any]) -> None:
+    """Write a record, its runs in the order of their seeds; the file changes at once or not at all."""
+    content["runs"].sort(key=lambda run: run["seed"])
+    path = results.RECORDS / f"{content['id']}.json"
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(_compact(content), encoding="utf-8")
+    os.replace(scratch, path)
 
 
 def _compact(content: dict[str, Any]) -> str:
     """Write JSON with one row of a history on a line: short, and readable in a diff."""
     head = json.dumps({key: value for key, value in content.items() if key != "runs"}, indent=1)
     runs = ",\n".join(
-        f'  {{"seed": {run["seed"]}, "history": [\n   '
+        f'  {json.dumps({key: value for key, value in run.items() if key != "history"})[:-1]}, "history": [\n   '
         + ",\n   ".join(json.dumps(row) for row in run["history"])
         + "\n  ]}"
         for run in content["runs"]
@@ -103,8 +138,8 @@ def check() -> int:
         try:
             recorded = results.record(id)
         except FileNotFoundError as error:
-            print(error)
-            bad += 1
+            print(f"{error}{' It is optional.' if this.optional else ''}")
+            bad += not this.optional
             continue
         for reason in results.stale(this, recorded):
             print(f"record {id}: {reason}; run `make results`.")
@@ -123,10 +158,10 @@ def check() -> int:
 
 def repeat_one() -> int:
     """Repeat one recorded run, drawn at random; return 1 when it contradicts its record."""
-    id = random.choice(list(results.RECIPES))
+    id = random.choice([id for id in results.RECIPES if (results.RECORDS / f"{id}.json").exists()])
     seed = random.randrange(results.RECIPES[id].seeds)
     recorded = results.record(id)
-    again = results.Record({"runs": [_run(id, seed)]})
+    again = results.Record({"runs": _run(id, [seed])})
     bad = 0
     for column in (name for name in again.runs[0]["history"][-1] if name.endswith("accuracy")):
         before, now, expected = recorded.final(column)[seed], again.final(column)[0], recorded.expects(column)
@@ -144,14 +179,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("action", choices=("run", "check", "repeat"))
     parser.add_argument("ids", nargs="*", metavar="RECORD")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1)))
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_intermixed_args(arguments)
     if unknown := sorted(set(chosen.ids) - set(results.RECIPES)):
         parser.error(f"no recipe {', '.join(unknown)}; there are {', '.join(results.RECIPES)}")
     if chosen.action == "check":
         return int(check() > 0)
     if chosen.action == "repeat":
         return repeat_one()
-    run(chosen.ids or list(results.RECIPES), chosen.workers)
+    run(chosen.ids or [id for id, this in results.RECIPES.items() if not this.optional], chosen.workers)
     return 0
 
 

@@ -85,9 +85,11 @@ class Recipe(NamedTuple):
     train: Callable[..., Any]
     seeds: int
     n_epochs: int
-    data: str
+    data: str | None
     uses: tuple[Any, ...]
     settings: dict[str, Any]
+    together: bool = False
+    optional: bool = False
 
     def source_sha256(self) -> str:
         """Hash the code of the recipe and its model; comments, layout and docstrings do not count."""
@@ -102,8 +104,10 @@ class Recipe(NamedTuple):
             parts.append(json.dumps(self.settings, sort_keys=True))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def data_sha256(self) -> str:
-        """Hash the registered checksums of the data set."""
+    def data_sha256(self) -> str | None:
+        """Hash the registered checksums of the data set; None when the recipe makes its data."""
+        if self.data is None:
+            return None
         sums = datasets.entry(self.data)["sha256"]
         return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
@@ -111,14 +115,33 @@ class Recipe(NamedTuple):
 RECIPES: dict[str, Recipe] = {}
 
 
-def recipe(id: str, *, seeds: int, n_epochs: int, data: str, uses: tuple[Any, ...] = (), **settings: Any):
+def recipe(
+    id: str,
+    *,
+    seeds: int,
+    n_epochs: int,
+    data: str | None,
+    uses: tuple[Any, ...] = (),
+    together: bool = False,
+    optional: bool = False,
+    **settings: Any,
+):
     """Mark ``function(seed, n_epochs, **settings)`` as a recipe whose runs are recorded under `id`.
 
-    `uses` names the models and functions whose code the record depends on, beside the function's own.
+    Parameters
+    ----------
+    data : str or None
+        Registered data set; None when the recipe makes its data.
+    uses : tuple
+        Models and functions whose code the record depends on, beside the function's own.
+    together : bool
+        The function takes a list of seeds, trains them at once, and returns a history for each.
+    optional : bool
+        Too long for most machines: run only when named, and the book does without.
     """
 
     def mark(function):
-        RECIPES[id] = Recipe(id, function, seeds, n_epochs, data, uses, settings)
+        RECIPES[id] = Recipe(id, function, seeds, n_epochs, data, uses, settings, together, optional)
         return function
 
     return mark
@@ -169,13 +192,21 @@ def record(id: str) -> Record:
 
 
 def stale(this: Recipe, recorded: Record) -> list[str]:
-    """Return what a record no longer agrees with: source, data, seeds, epochs."""
+    """Return what a record no longer agrees with (source, data, epochs), and whether its seeds are all there."""
+    reasons = outdated(this, recorded)
+    if not set(range(this.seeds)) <= set(recorded.seeds):
+        reasons.append(f"it holds {len(recorded.seeds)} runs, not seeds 0 to {this.seeds - 1}")
+    return reasons
+
+
+def outdated(this: Recipe, recorded: Record) -> list[str]:
+    """Return why the runs of a record are of no more use: another source, other data, other epochs."""
     content = recorded.content
     reasons = []
     if content["source_sha256"] != this.source_sha256():
         reasons.append("the source of its recipe or model changed")
     if content["data_sha256"] != this.data_sha256():
         reasons.append("its data changed")
-    if recorded.seeds != list(range(this.seeds)) or content["n_epochs"] != this.n_epochs:
-        reasons.append("its seeds or epochs changed")
+    if content["n_epochs"] != this.n_epochs:
+        reasons.append("its number of epochs changed")
     return reasons

@@ -820,7 +820,7 @@ def test_the_old_folder_comes_back_when_the_last_move_fails(tmp_path, monkeypatc
 
 # A data set of a few bytes, with a codec that needs no torch: these processes start in half a second.
 PROCESS = """
-import hashlib, json, sys, types
+import hashlib, json, signal, sys, types
 from helpers import catalogue, datasets
 
 def read(kind, path):
@@ -844,6 +844,8 @@ def one_writer(target, really=datasets.one_writer):
     return really(target)
 
 datasets.one_writer = one_writer
+# A shell starts background jobs with Ctrl-C ignored; the suite may be one of them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(catalogue.main(["fetch"]))
 """
 TOY = np.random.default_rng(1).bytes(100_000)

@@ -310,6 +310,71 @@ def test_a_run_that_fails_leaves_the_old_record(toy):
     assert (results.RECORDS / "99_toy.json").read_bytes() == before
 
 
+def test_a_run_that_was_stopped_goes_on_where_it_was(toy):
+    recording.run(["99_toy"], workers=1)
+    whole = content_of()
+    part = whole | {"runs": whole["runs"][::2]}  # seed 1 is missing
+    (results.RECORDS / "99_toy.json").write_text(json.dumps(part))
+    calls.clear()
+    recording.run(["99_toy"], workers=1)
+    assert calls == [1]
+    for run in [*whole["runs"], *(again := content_of())["runs"]]:
+        del run["cpu_s"]
+    assert again == whole
+
+
+def test_a_run_that_fails_keeps_the_seeds_before_it(toy):
+    def fails_at_2(seed, n_epochs):
+        if seed == 2:
+            raise FloatingPointError("nan")
+        return train_toy(seed, n_epochs)
+
+    results.RECIPES["99_toy"] = make_recipe(fails_at_2)
+    with pytest.raises(FloatingPointError):
+        recording.run(["99_toy"], workers=1)
+    assert results.record("99_toy").seeds == [0, 1]
+
+
+@pytest.mark.parametrize("key", ["versions", "device"])
+def test_part_of_a_record_from_elsewhere_is_not_mixed_with_runs_made_here(toy, key):
+    recording.run(["99_toy"], workers=1)
+    part = content_of()
+    part |= {"runs": part["runs"][:2], key: "another"}
+    (results.RECORDS / "99_toy.json").write_text(json.dumps(part))
+    calls.clear()
+    recording.run(["99_toy"], workers=1)
+    assert calls == [0, 1, 2]
+    assert content_of()[key] != "another"
+
+
+def test_a_recipe_may_train_all_seeds_together(toy):
+    received = []
+
+    @results.recipe("99_toy", seeds=3, n_epochs=2, data=None, together=True)
+    def train(seeds, n_epochs):
+        received.append(seeds)
+        return [train_toy(seed, n_epochs) for seed in seeds]
+
+    recording.run(["99_toy"], workers=1)
+    assert received == [[0, 1, 2]]
+    assert results.record("99_toy").final("val_accuracy") == pytest.approx([0.82, 0.821, 0.822])
+    assert content_of()["data_sha256"] is None
+    assert recording.repeat_one() == 0
+    assert len(received[1]) == 1
+
+
+def test_an_optional_record_may_be_missing_and_is_run_only_when_named(toy, capsys):
+    results.recipe("98_long", seeds=1, n_epochs=2, data="cifar10", optional=True)(train_toy)
+    assert recording.main(["run"]) == 0
+    assert recording.main(["check"]) == 0
+    assert (
+        "There is no record 98_long.json in data/results; run `make results`. It is optional."
+        in capsys.readouterr().out
+    )
+    assert recording.main(["run", "98_long"]) == 0
+    assert results.record("98_long").seeds == [0]
+
+
 def test_a_record_gives_final_values_curves_and_seconds(toy):
     recording.run(["99_toy"], workers=1)
     recorded = results.record("99_toy")
@@ -337,10 +402,11 @@ def test_a_record_that_is_not_there_says_how_to_get_it():
         ({}, []),
         ({"source_sha256": "0"}, ["the source of its recipe or model changed"]),
         ({"data_sha256": "0"}, ["its data changed"]),
-        ({"n_epochs": 5}, ["its seeds or epochs changed"]),
-        ({"runs": [{"seed": 0}, {"seed": 1}]}, ["its seeds or epochs changed"]),
-        ({"runs": [{"seed": 0}, {"seed": 1}, {"seed": 3}]}, ["its seeds or epochs changed"]),
-        ({"data_sha256": "0", "n_epochs": 1}, ["its data changed", "its seeds or epochs changed"]),
+        ({"n_epochs": 5}, ["its number of epochs changed"]),
+        ({"runs": [{"seed": 0}, {"seed": 1}, {"seed": 2}, {"seed": 3}]}, []),
+        ({"runs": [{"seed": 0}, {"seed": 1}]}, ["it holds 2 runs, not seeds 0 to 2"]),
+        ({"runs": [{"seed": 0}, {"seed": 1}, {"seed": 3}]}, ["it holds 3 runs, not seeds 0 to 2"]),
+        ({"data_sha256": "0", "n_epochs": 1}, ["its data changed", "its number of epochs changed"]),
     ],
 )
 def test_a_record_is_stale_for_each_thing_it_was_made_from(toy, change, reasons):
@@ -394,7 +460,7 @@ def test_check_names_missing_stale_and_orphaned_records(toy, capsys):
     (results.RECORDS / "98_old.json").rename(results.RECORDS / "99_toy.json")
     results.RECIPES["99_toy"] = make_recipe(n_epochs=5)
     assert recording.check() == 1
-    assert capsys.readouterr().out == "record 99_toy: its seeds or epochs changed; run `make results`.\n"
+    assert capsys.readouterr().out == "record 99_toy: its number of epochs changed; run `make results`.\n"
 
 
 def test_check_lists_records_from_another_torch_but_does_not_fail(toy, capsys):
@@ -431,7 +497,7 @@ def test_the_command_runs_checks_and_repeats(toy, capsys):
     assert recording.main(["run"]) == 0
     assert recording.main(["check"]) == 0
     assert recording.main(["repeat"]) == 0
-    assert recording.main(["run", "99_toy", "--workers", "1"]) == 0
+    assert recording.main(["run", "--workers", "1", "99_toy"]) == 0
     assert "99_toy: up to date" in capsys.readouterr().out
 
 

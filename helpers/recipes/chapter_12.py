@@ -1,8 +1,4 @@
-"""Training recipes whose runs over many seeds are recorded in ``data/results/``.
-
-A recipe trains once for one seed and returns the history; its last row holds the accuracies.
-``make results`` runs what is missing. Chapters show the same recipes step by step.
-"""
+"""Recorded trainings of chapter 12: the small convolutional network, plain and fast."""
 
 from __future__ import annotations
 
