@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import results
+from helpers.stats import mean_interval
 
 
 def _run(id: str, seeds: list[int]) -> list[dict[str, Any]]:
@@ -32,7 +34,7 @@ def _run(id: str, seeds: list[int]) -> list[dict[str, Any]]:
     runs = []
     for seed, history in zip(seeds, trained if this.together else [trained], strict=True):
         rows = [{key: round(value, 6) for key, value in row.items()} for row in history.rows]
-        runs.append({"seed": seed, "cpu_s": round(cpu_s, 3), "history": rows})
+        runs.append({"seed": seed, "n_parameters": history.n_parameters, "cpu_s": round(cpu_s, 3), "history": rows})
         last = " ".join(f"{key} {value:.4f}" for key, value in rows[-1].items() if "accuracy" in key)
         print(f"{id} seed {seed}: {last} in {cpu_s:.1f} CPU s", flush=True)
     return runs
@@ -42,10 +44,14 @@ def run(ids: list[str], workers: int) -> None:
     """Run what the records of `ids` lack, or hold from another source or data.
 
     A record is written anew after each seed, so that a run that is stopped goes on where it was.
+    Optional recipes that were never run get an empty record: the Results page lists them as missing.
     """
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
+    for this in results.RECIPES.values():
+        if this.optional and not (results.RECORDS / f"{this.id}.json").exists():
+            _write(_about(this) | {"runs": []})
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for id in ids:
             this, content = results.RECIPES[id], _about(results.RECIPES[id])
@@ -76,6 +82,7 @@ def _about(this: results.Recipe) -> dict[str, Any]:
         "source_sha256": this.source_sha256(),
         "data_sha256": this.data_sha256(),
         "n_epochs": this.n_epochs,
+        "seeds": this.seeds,
         "device": torch.cuda.get_device_name() if device().type == "cuda" else _cpu_name(),
         "threads": 1,
         "versions": {
@@ -100,12 +107,26 @@ def _reusable(this: results.Recipe, content: dict[str, Any]) -> list[dict[str, A
 
 
 def _write(content: dict[str, Any]) -> None:
-    """Write a record, its runs in the order of their seeds; the file changes at once or not at all."""
+    """Write a record, its runs in the order of their seeds; the file changes at once or not at all.
+
+    The summary (means with 95 % intervals) is for the pages that are made without numpy.
+    """
     content["runs"].sort(key=lambda run: run["seed"])
+    content["summary"] = _summary(content["runs"])
     path = results.RECORDS / f"{content['id']}.json"
     scratch = path.with_suffix(".tmp")
     scratch.write_text(_compact(content), encoding="utf-8")
     os.replace(scratch, path)
+
+
+def _summary(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Return mean and ends of the 95 % interval of each accuracy at the end."""
+    summary = {}
+    for column in (name for name in runs[0]["history"][-1] if name.endswith("accuracy")) if runs else ():
+        values = [run["history"][-1][column] for run in runs]
+        if len(values) > 1 and all(map(math.isfinite, values)):
+            summary[column] = [round(number, 6) for number in mean_interval(values)]
+    return summary
 
 
 def _compact(content: dict[str, Any]) -> str:
@@ -158,7 +179,7 @@ def check() -> int:
 
 def repeat_one() -> int:
     """Repeat one recorded run, drawn at random; return 1 when it contradicts its record."""
-    id = random.choice([id for id in results.RECIPES if (results.RECORDS / f"{id}.json").exists()])
+    id = random.choice([id for id, this in results.RECIPES.items() if not this.optional])
     seed = random.randrange(results.RECIPES[id].seeds)
     recorded = results.record(id)
     again = results.Record({"runs": _run(id, [seed])})

@@ -186,9 +186,10 @@ def record(id: str) -> Record:
         It has not been run; the sentence says how.
     """
     path = RECORDS / f"{id}.json"
-    if not path.exists():
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": []}
+    if not content["runs"]:
         raise FileNotFoundError(f"There is no record {path.name} in data/results; run `make results`.")
-    return Record(json.loads(path.read_text(encoding="utf-8")))
+    return Record(content)
 
 
 def stale(this: Recipe, recorded: Record) -> list[str]:

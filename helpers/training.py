@@ -27,11 +27,13 @@ class History:
 
     Columns written by `fit`: ``epoch`` (from 1), ``loss`` (mean over images while the weights were
     moving), ``lr`` (at the end of the epoch), ``seconds`` (training only), and for each entry
-    NAME of `evaluate_on`, ``NAME_loss`` and ``NAME_accuracy``.
+    NAME of `evaluate_on`, ``NAME_loss`` and ``NAME_accuracy``. `fit` also counts the model's
+    parameters in ``history.n_parameters``.
     """
 
     def __init__(self, rows: list[dict[str, float]] | None = None):
         self.rows = [] if rows is None else rows
+        self.n_parameters: int | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,6 +90,7 @@ def fit(
     if n_epochs < 0 or eval_every < 1:
         raise ValueError(f"n_epochs is {n_epochs} and eval_every {eval_every}; they must be at least 0 and 1.")
     history = History() if history is None else history
+    history.n_parameters = sum(parameter.numel() for parameter in model.parameters())
     last = len(history) + n_epochs
     for epoch in range(len(history) + 1, last + 1):
         started = time.perf_counter()

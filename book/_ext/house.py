@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from importlib.util import find_spec
 from pathlib import Path
-from shutil import copyfile, copytree
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -19,15 +17,12 @@ HOME = Path(__file__).resolve().parents[2]
 
 
 def clean_scripts(app, pagename, templatename, context, doctree):
-    """Keep each script once; no Thebe; MathJax on pages with mathematics only."""
-    has_math = doctree is not None and any(next(doctree.findall(kind), None) for kind in (nodes.math, nodes.math_block))
+    """Keep each script once, and no Thebe."""
     seen, kept = set(), []
     for script in context.get("script_files", []):
         name = str(getattr(script, "filename", script) or "")
         body = (getattr(script, "attributes", None) or {}).get("body") or ""
         if "thebe" in (name + body).lower():
-            continue
-        if "mathjax" in (name + body).lower() and not has_math:
             continue
         if (name, body) in seen:
             continue
@@ -38,16 +33,6 @@ def clean_scripts(app, pagename, templatename, context, doctree):
     context["css_files"] = [css for css in styles if "thebe" not in str(getattr(css, "filename", css))]
 
 
-def unwrap_tagged_math(app, doctree, docname):
-    r"""Keep Sphinx from wrapping equations of several lines into `split`, in which MathJax allows no `\tag`."""
-    for node in doctree.findall(nodes.math_block):
-        text = node.astext()
-        if r"\\" in text and r"\tag" in text:
-            node["nowrap"] = True
-            node.children = []
-            node += nodes.Text(r"\[" + text + r"\]")
-
-
 # --- tables ---------------------------------------------------------------------------------------
 
 
@@ -55,6 +40,7 @@ class MarkdownTable(Directive):
     """A directive whose content is a Markdown table that `rows` makes."""
 
     head: list[str] = []
+    empty = "Nothing is recorded yet."
 
     def rows(self) -> list[list[str]]:
         raise NotImplementedError
@@ -62,7 +48,7 @@ class MarkdownTable(Directive):
     def run(self):
         rows = self.rows()
         if not rows:
-            return [nodes.paragraph(text="Nothing is recorded yet.")]
+            return [nodes.paragraph(text=self.empty)]
         lines = [self.head, ["---"] * len(self.head), *rows]
         markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         node = nodes.container(classes=["house-table"])
@@ -80,6 +66,12 @@ def chapters():
     """Return (path, notebook) of every chapter, in order."""
     paths = sorted((HOME / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+def records() -> list[dict]:
+    """Return the content of every record, in the order of their names."""
+    paths = sorted((HOME / "data" / "results").glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def chapter_link(path: Path) -> str:
@@ -128,23 +120,67 @@ class Timings(MarkdownTable):
 
 
 class Records(MarkdownTable):
-    """The recorded runs: means over seeds."""
+    """The recorded runs of one chapter, or of all: means over seeds with 95 % intervals."""
 
-    head = ["Record", "What was run", "Seeds", "Epochs", "Images", "Accuracy: mean (range)", "Minutes, fastest seed"]
+    optional_arguments = 1
+    head = ["Record", "What was run", "Parameters", "Seeds, epochs", "Training", "Validation", "CPU s a run"]
+    held_out = ("val_accuracy", "fresh_accuracy", "tune_accuracy")
 
     def rows(self):
-        rows = []
-        for path in sorted((HOME / "data" / "results").glob("*.json")):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            runs = content["runs"]
-            column = "val_accuracy" if "val_accuracy" in runs[0]["history"][-1] else "tune_accuracy"
-            accuracies = [run["history"][-1][column] for run in runs]
-            minutes = min(sum(row["seconds"] for row in run["history"]) for run in runs) / 60
-            spread = f"{sum(accuracies) / len(runs):.3f} ({min(accuracies):.3f} to {max(accuracies):.3f})"
-            about = content["about"].splitlines()[0] + "".join(f" {k} = {v}." for k, v in content["settings"].items())
-            n_epochs = str(content["n_epochs"])
-            rows.append([path.stem, about, str(len(runs)), n_epochs, column.split("_")[0], spread, f"{minutes:.1f}"])
-        return rows
+        chapter = self.arguments[0] if self.arguments else ""
+        return [self.row(content) for content in records() if content["id"].startswith(chapter) and content["runs"]]
+
+    def row(self, content):
+        runs, summary = content["runs"], content["summary"]
+        settings = ", ".join(f"{name} {value}" for name, value in content["settings"].items())
+        about = content["about"].splitlines()[0] + (f" Here: {settings}." if settings else "")
+        n_parameters = runs[0].get("n_parameters")
+        held_out = next((column for column in self.held_out if column in summary), None)
+        kind = {"fresh_accuracy": " (fresh points)", "tune_accuracy": " (`X_tune`)"}.get(held_out, "")
+        cpu_s = sorted(run["cpu_s"] for run in runs if "cpu_s" in run)
+        return [
+            f"`{content['id']}`",
+            about.replace("|", "\\|"),
+            f"{n_parameters:,}" if n_parameters else "",
+            f"{len(runs)}, {content['n_epochs']:,}",
+            self.estimate(summary, "train_accuracy"),
+            self.estimate(summary, held_out) + kind,
+            f"{cpu_s[len(cpu_s) // 2]:.3g}" if cpu_s else "",
+        ]
+
+    def estimate(self, summary, column) -> str:
+        if column not in summary:
+            return "see the chapter"
+        mean, low, high = summary[column]
+        return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+class RecordsMade(MarkdownTable):
+    """Where and with which versions the records were made."""
+
+    head = ["Records", "Device", "Python", "torch", "torchvision"]
+
+    def rows(self):
+        made: dict[tuple[str, ...], int] = {}
+        for content in records():
+            versions = content["versions"]
+            key = (content["device"], versions["python"], versions["torch"], versions["torchvision"])
+            made[key] = made.get(key, 0) + 1
+        return [[str(count), *key] for key, count in made.items()]
+
+
+class RecordsMissing(MarkdownTable):
+    """Recorded runs that are not all there."""
+
+    head = ["Record", "What is to be run", "Seeds that are there"]
+    empty = "Nothing is missing."
+
+    def rows(self):
+        return [
+            [f"`{content['id']}`", content["about"].splitlines()[0], f"{len(content['runs'])} of {content['seeds']}"]
+            for content in records()
+            if len(content["runs"]) < content["seeds"]
+        ]
 
 
 class DataSets(MarkdownTable):
@@ -182,23 +218,14 @@ class Versions(MarkdownTable):
         return [[name, re.search(rf"^{name}==(\S+)", lock, re.M).group(1)] for name in self.shown]
 
 
-def copy_mathjax(app, problem):
-    """Copy what pages with mathematics load out of the package: one script and its fonts, 4 of 24 MB."""
-    if problem is None:
-        source = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
-        target = Path(app.outdir) / "_static" / "mathjax"
-        copytree(source / "output" / "chtml", target / "output" / "chtml", dirs_exist_ok=True)
-        copyfile(source / "tex-chtml.js", target / "tex-chtml.js")
-
-
 def setup(app):
-    app.connect("build-finished", copy_mathjax)
     app.connect("html-page-context", clean_scripts, priority=900)
-    app.connect("doctree-resolved", unwrap_tagged_math)
     for name, directive in {
         "claims": Claims,
         "timings": Timings,
         "records": Records,
+        "records-made": RecordsMade,
+        "records-missing": RecordsMissing,
         "data-sets": DataSets,
         "versions": Versions,
     }.items():
