@@ -12,7 +12,10 @@ from tools.surroundings import HOME, chapters
 HTML = HOME / "_build" / "html"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PAGES = [f"notebooks/{path.stem}.html" for path in chapters("")]
-PAGES += [f"book/{name}.html" for name in ("intro", "how-to-run", "notation", "claims", "status", "data", "references")]
+PAGES += [
+    f"book/{name}.html"
+    for name in ("intro", "how-to-run", "notation", "claims", "results", "status", "data", "references")
+]
 WIDTHS = {"desktop": 1280, "phone": 390}
 
 pytestmark = [
@@ -48,9 +51,13 @@ def test_page_stands_alone(browser, page, width):
     n_math = tab.locator("span.math, div.math").count()
     assert tab.locator("mjx-container > svg").count() == tab.locator("mjx-container math").count() == n_math
     assert tab.locator("merror").count() == 0
-    missing = "Array.from(document.querySelectorAll('mjx-container use')).filter(u => !document.querySelector(u.getAttribute('href')))"
-    assert tab.evaluate(f"{missing}.length") == 0
+    drawn = "[...document.querySelectorAll('mjx-container use')].map(letter => letter.getAttribute('href').slice(1))"
+    assert set(tab.evaluate(drawn)) <= set(
+        tab.evaluate("[...document.querySelectorAll('path[id]')].map(path => path.id)")
+    )
     assert tab.evaluate("typeof MathJax") == "undefined"
+    wide = "[...document.querySelectorAll('div.math')].filter(d => d.scrollWidth > d.clientWidth + 1)"
+    assert tab.evaluate(f"{wide}.map(d => d.textContent)") == [], "split these equations: they do not fit a phone"
     assert outside == []
     assert errors == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
