@@ -18,6 +18,7 @@ from helpers.batches import Minibatches
 from helpers.models import Net, small_net
 from helpers.runtime import generator
 from helpers.training import fit
+from tests.benchmarks import ensembles
 
 PAIRS = 7
 
@@ -106,7 +107,8 @@ def main() -> int:
         broken += not kept
         text = "" if promise is None else f"at least {promise:g}{'' if kept else '  BROKEN'}"
         print(f"{name:<66}{slow_s:>7.3f}{fast_s:>8.3f}{ratio:>8.2f}  {text}", flush=True)
-    return int(broken > 0)
+    print()
+    return int(broken + ensembles.main() > 0)
 
 
 if __name__ == "__main__":
