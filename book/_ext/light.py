@@ -1,0 +1,73 @@
+"""Light pages: icons drawn inline, pictures with their sizes and loaded when they come into view, no idle scripts.
+
+The theme loads a program of half a megabyte (compressed) that draws its icons, and the index of the
+search on every page. After the build each icon is put in as the picture that the program would
+draw, and both are taken out again.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache, partial
+from pathlib import Path
+from urllib.parse import unquote
+
+import imagesize
+
+ICON = re.compile(r'<(i|span) class="([^"]*\bfa[srb]?\b[^"]*\bfa-([a-z-]+)[^"]*)"([^>]*)></\1>')
+SIZES = {"fa-lg", "fa-xs", "fa-sm", "fa-xl"}
+PICTURE = re.compile(r'<img (?![^>]*\bloading=)([^>]*?)src="([^"]+)"([^>]*?)/?>')
+IDLE = r'\s*<script[^>]*src="[^"]*/?({})\.js[^"]*"[^>]*></script>'
+SEARCH = "|searchtools|language_data|searchindex"
+
+
+def lighten(app, problem):
+    """Rewrite every built page, and drop what none of them loads any more."""
+    if problem is not None or app.builder.name != "html":
+        return
+    static = Path(app.outdir) / "_static"
+    program = (static / "scripts" / "fontawesome.js").read_text(encoding="utf-8")
+    for path in Path(app.outdir).rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        text = ICON.sub(partial(_icon, program), text)
+        text = PICTURE.sub(partial(_picture, path.parent), text)
+        text = re.sub(IDLE.format("fontawesome" + SEARCH * (path.name != "search.html")), "", text)
+        path.write_text(text, encoding="utf-8")
+    for idle in {*static.rglob("*.map"), *static.rglob("fontawesome.js*")}:
+        idle.unlink()
+
+
+def _icon(program: str, match: re.Match) -> str:
+    """Return the icon (Font Awesome Free, CC BY 4.0) as inline SVG with the classes that the theme styles."""
+    _, classes, _, attributes = match.groups()
+    known = [name for name in re.findall(r"\bfa-[a-z-]+", classes) if name not in SIZES | {"fa-solid", "fa-regular"}]
+    width, height, outline = _outline(known[-1].removeprefix("fa-"), program)
+    title = re.sub(r'title="([^"]*)"', r'data-title="\1"', attributes)
+    return (
+        f'<svg class="svg-inline--fa {" ".join(classes.split())}"{title} aria-hidden="true" '
+        f'viewBox="0 0 {width} {height}"><path fill="currentColor" d="{outline}"></path></svg>'
+    )
+
+
+@cache
+def _outline(name: str, program: str) -> tuple[str, str, str]:
+    found = re.findall(rf'[{{,]"?{name}"?:\[(\d+),(\d+),\[[^\]]*\],"\w+","(M[^"]+)"\]', program)
+    if not found:
+        raise ValueError(f"the theme's program draws no icon {name!r}.")
+    return found[-1]  # its last family is the solid one
+
+
+def _picture(folder: Path, match: re.Match) -> str:
+    """Give a picture its size, so that nothing jumps, and load it when it comes into view."""
+    before, source, after = match.groups()
+    path = folder / unquote(source)
+    size = ""
+    if "width=" not in before + after and path.is_file():
+        width, height = imagesize.get(path)
+        size = f'width="{width}" height="{height}" ' if width > 0 else ""
+    return f'<img {before}src="{source}"{after.rstrip()} {size}loading="lazy">'
+
+
+def setup(app):
+    app.connect("build-finished", lighten, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
