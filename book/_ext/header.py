@@ -1,0 +1,82 @@
+"""What stands under a chapter's title: what it costs, what it builds on, where to run it."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from api import modules_of
+from docutils import nodes
+
+HOME = Path(__file__).resolve().parents[2]
+WORDS_A_MINUTE = 180  # of prose; a line of code counts as six words
+
+
+def reading_minutes(cells) -> int:
+    """Estimate the minutes that a careful first reading takes."""
+    words = sum(len("".join(cell["source"]).split()) for cell in cells if cell["cell_type"] == "markdown")
+    lines = sum(len("".join(cell["source"]).splitlines()) for cell in cells if cell["cell_type"] == "code")
+    return 5 * max(1, round((words + 6 * lines) / WORDS_A_MINUTE / 5))
+
+
+def builds_on(path: Path, cells) -> list[str]:
+    """Return the earlier chapters that the text refers to."""
+    prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return [stem for stem in sorted(set(re.findall(r"\]\((\d\d_\w+)\.ipynb", prose))) if stem < path.stem]
+
+
+def buttons(path: Path, address: str) -> list[tuple[str, str]]:
+    """Return (text, link) of the buttons; Colab and Binder need the repository's public address."""
+    shown = [("Download the notebook", f"../_sources/notebooks/{path.name}")]
+    if address:
+        place = urlsplit(address).path.strip("/")
+        shown.append(
+            ("Open in Colab", f"https://colab.research.google.com/github/{place}/blob/main/notebooks/{path.name}")
+        )
+        shown.append(
+            ("Open in Binder", f"https://mybinder.org/v2/gh/{place}/main?labpath=notebooks/{path.name}"),
+        )
+    return shown
+
+
+def header(path: Path, address: str) -> str:
+    """Return the HTML that tells what a chapter costs and where it can be run."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    about, cells = notebook["metadata"]["book"], notebook["cells"]
+    registry = tomllib.loads((HOME / "data" / "registry.toml").read_text(encoding="utf-8"))
+    seconds = json.loads((HOME / "data" / "timings.json").read_text(encoding="utf-8"))["cpu_s"].get(path.stem)
+    download = sum(registry[name].get("download_mb", 0) for name in about["data"])
+    earlier = [f'<a href="{stem}.html">{stem[:2]}</a>' for stem in builds_on(path, cells)]
+    modules = [f'<a href="../book/helpers.html#module-helpers.{name}">{name}</a>' for name in sorted(modules_of(path))]
+    facts = [f"{reading_minutes(cells)} minutes to read"]
+    if seconds is not None:
+        facts.append(f"{seconds:.0f} seconds to run on a CPU")
+    facts.append(f"{download:g} MB to download" if download else "nothing to download")
+    if earlier:
+        facts.append(f"builds on {', '.join(earlier)}")
+    if modules:
+        facts.append(f"helpers: {', '.join(modules)}")
+    links = " ".join(
+        f'<a href="{link}"{" download" if link.startswith("..") else ""}>{text}</a>'
+        for text, link in buttons(path, address)
+    )
+    items = "".join(f"<li>{fact}</li>" for fact in facts)
+    return f'<div class="chapter-header"><ul>{items}</ul><p>{links}</p></div>'
+
+
+def add_header(app, doctree):
+    """Put the header under the title of a chapter."""
+    page = app.env.docname
+    title = next(doctree.findall(nodes.title), None)
+    if page.startswith("notebooks/") and title is not None:
+        html = header(HOME / f"{page}.ipynb", app.config.public_address)
+        title.parent.insert(title.parent.index(title) + 1, nodes.raw("", html, format="html"))
+
+
+def setup(app):
+    app.add_config_value("public_address", "", "env")
+    app.connect("doctree-read", add_header)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
