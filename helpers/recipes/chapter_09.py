@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -24,7 +26,7 @@ def disc_points(seed: int, n: int = 100) -> tuple[torch.Tensor, torch.Tensor]:
 def network(sizes: tuple[int, ...], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Return a network of Linear layers, each but the last followed by `activation`."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -81,13 +83,18 @@ def disc(seeds: list[int], n_epochs: int) -> list[History]:
     return histories(many.measured, many.epochs)
 
 
-def _side_by_side(seeds, n_epochs, networks) -> list[History]:
-    """Train several networks on the same points; columns carry the name of the network."""
-    columns = {}
+def _side_by_side(seeds, n_epochs, networks, kept: tuple[int, ...] = ()) -> list[History]:
+    """Train several networks on the same points; columns carry the name of the network.
+
+    Rows are kept for the epochs `kept`, which are multiples of 1,000, and for the last one.
+    """
+    columns, kept = {}, (*kept, n_epochs)
     for name, (sizes, flip) in networks.items():
-        measured = train(seeds, n_epochs, sizes, flip).measured
-        columns |= {f"{name} {column}": values for column, values in measured.items()}
-    return histories(columns, [n_epochs])
+        many = train(seeds, n_epochs, sizes, flip, eval_every=1000)
+        rows = [many.epochs.index(epoch) for epoch in kept]
+        for column in ("train_accuracy", "fresh_accuracy"):
+            columns[f"{name} {column}"] = many.measured[column][rows]
+    return histories(columns, list(kept))
 
 
 @recipe("09_widths", seeds=100, n_epochs=10_000, data=None, uses=(*PARTS, _side_by_side), together=True)
@@ -102,7 +109,7 @@ def overfitting(seeds: list[int], n_epochs: int) -> list[History]:
     """Wider and deeper networks, with the true labels and with a tenth of them turned over."""
     shapes = {"small": (2, 4, 4, 1), "wide": (2, 32, 32, 1), "deep": (2, *[8] * 6, 1), "thin": (2, *[4] * 6, 1)}
     networks = {f"{name} flip {flip}": (sizes, flip) for flip in (0.0, 0.1) for name, sizes in shapes.items()}
-    return _side_by_side(seeds, n_epochs, networks)
+    return _side_by_side(seeds, n_epochs, networks, kept=(1000, 2000, 5000))
 
 
 def _squared_error(seeds: list[int], rates: torch.Tensor, X, y, n_epochs: int, evaluate) -> None:
@@ -110,13 +117,13 @@ def _squared_error(seeds: list[int], rates: torch.Tensor, X, y, n_epochs: int, e
     weights = []
     for seed in seeds:
         with seeded_weights(seed):
-            weights.append([p.detach().mT for p in network((2, 4, 4, 1)).parameters()])
+            weights.append([p.detach() for p in network((2, 4, 4, 1)).parameters()])
     stacks = [torch.stack(parts).requires_grad_() for parts in zip(*weights, strict=True)]
     W1, b1, W2, b2, W3, b3 = stacks
     for epoch in range(n_epochs + 1):
-        h = torch.baddbmm(b1[:, None], X, W1).relu()
-        h = torch.baddbmm(b2[:, None], h, W2).relu()
-        logits = torch.baddbmm(b3[:, None], h, W3)
+        h = torch.baddbmm(b1[:, None], X, W1.mT).relu()
+        h = torch.baddbmm(b2[:, None], h, W2.mT).relu()
+        logits = torch.baddbmm(b3[:, None], h, W3.mT)
         if epoch and epoch % 10 == 0:
             evaluate(epoch, logits.detach())
         gradients = torch.autograd.grad(F.mse_loss(logits.sigmoid(), y, reduction="sum") / X.shape[1], stacks)
@@ -126,17 +133,17 @@ def _squared_error(seeds: list[int], rates: torch.Tensor, X, y, n_epochs: int, e
 
 
 def _first_reach(seeds: list[int], n_epochs: int, loss: str, activation: type[nn.Module]) -> dict[str, torch.Tensor]:
-    """For each rate: epochs until a training accuracy of 0.95 (n_epochs if never), and accuracy after 500 epochs."""
+    """For each rate: epochs until a training accuracy of 0.95 (n_epochs if never), and accuracy after 500 and 1,000."""
     copies = [seed for _ in RATES for seed in seeds]
     rates = torch.tensor([rate for rate in RATES for _ in seeds])
     X, y = disc_sets(copies)
-    first, early = torch.full((len(copies),), float(n_epochs)), torch.zeros(len(copies))
+    seen = {"reach": torch.full((len(copies),), float(n_epochs))}
 
     def evaluate(epoch, logits):
         accuracy = ((logits > 0) == (y > 0.5)).float().mean(dim=(1, 2))
-        first[(accuracy > 0.945) & (first > epoch)] = epoch
-        if epoch == 500:
-            early.copy_(accuracy)
+        seen["reach"][(accuracy > 0.945) & (seen["reach"] > epoch)] = epoch
+        if epoch in (500, 1000):
+            seen[f"{epoch} accuracy"] = accuracy
 
     if loss == "mse":
         _squared_error(copies, rates, X, y, n_epochs, evaluate)
@@ -148,15 +155,16 @@ def _first_reach(seeds: list[int], n_epochs: int, loss: str, activation: type[nn
 
         settings = {"lr": rates, "n_epochs": n_epochs, "eval_every": 10, "evaluate": after, "strict": False}
         fit_many(lambda: network((2, 4, 4, 1), activation), X, y, seeds=copies, **settings)
-    by_rate = {}
-    for rate, f, e in zip(RATES, first.split(len(seeds)), early.split(len(seeds)), strict=True):
-        by_rate |= {f"lr {rate} reach": f, f"lr {rate} early": e}
-    return by_rate
+    return {
+        f"lr {rate} {column}": part
+        for column, values in seen.items()
+        for rate, part in zip(RATES, values.split(len(seeds)), strict=True)
+    }
 
 
 @recipe(
     "09_rates",
-    seeds=150,
+    seeds=200,
     n_epochs=3000,
     data=None,
     uses=(disc_points, network, disc_sets, histories, _squared_error, _first_reach),
