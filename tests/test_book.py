@@ -4,6 +4,7 @@ Run by `.ci/run` after `make book`; skipped where no Chromium or no built book i
 """
 
 import shutil
+from urllib.parse import unquote
 
 import pytest
 
@@ -63,3 +64,20 @@ def test_page_stands_alone(browser, page, width):
     tab.evaluate("Promise.all([...document.images].map(picture => picture.decode().catch(() => {})))")
     assert tab.evaluate(pictures) == []
     tab.close()
+
+
+def test_links_and_anchors_inside_the_book_lead_somewhere():
+    from bs4 import BeautifulSoup
+
+    pages = {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in HTML.rglob("*.html")}
+    anchors = {path: {tag["id"] for tag in page.find_all(id=True)} for path, page in pages.items()}
+    dead = []
+    for path, page in pages.items():
+        for tag in page.find_all("a", href=True):
+            place, _, anchor = tag["href"].partition("#")
+            target = (path.parent / place).resolve() if place else path
+            if ":" in place or place.startswith("/"):
+                continue
+            if not target.exists() or (anchor and target in anchors and unquote(anchor) not in anchors[target]):
+                dead.append(f"{path.relative_to(HTML)}: {tag['href']}")
+    assert dead == []
