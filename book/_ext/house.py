@@ -51,7 +51,7 @@ class MarkdownTable(Directive):
             return [nodes.paragraph(text=self.empty)]
         lines = [self.head, ["---"] * len(self.head), *rows]
         markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        node = nodes.container(classes=["house-table"])
+        node = nodes.container(classes=["house-table", type(self).__name__.lower()])
         self.state.nested_parse(_string_list(markdown), self.content_offset, node)
         return [node]
 
@@ -123,7 +123,7 @@ class Records(MarkdownTable):
     """The recorded runs of one chapter, or of all: means over seeds with 95 % intervals."""
 
     optional_arguments = 1
-    head = ["Record", "What was run", "Parameters", "Seeds, epochs", "Training", "Validation", "CPU s a run"]
+    head = ["What was run", "Parameters", "Seeds, epochs", "Training", "Validation", "CPU s a run"]
     held_out = ("val_accuracy", "fresh_accuracy", "tune_accuracy")
 
     def rows(self):
@@ -139,8 +139,7 @@ class Records(MarkdownTable):
         kind = {"fresh_accuracy": " (fresh points)", "tune_accuracy": " (`X_tune`)"}.get(held_out, "")
         cpu_s = sorted(run["cpu_s"] for run in runs if "cpu_s" in run)
         return [
-            f"`{content['id']}`",
-            about.replace("|", "\\|"),
+            f"`{content['id']}`<br>{about}".replace("|", "\\|"),
             f"{n_parameters:,}" if n_parameters else "",
             f"{len(runs)}, {content['n_epochs']:,}",
             self.estimate(summary, "train_accuracy"),

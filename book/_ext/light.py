@@ -1,4 +1,4 @@
-"""Light pages: icons drawn inline, pictures with their sizes and loaded when they come into view, no idle scripts.
+"""Light pages: icons drawn inline, pictures with their sizes, tables that fit a phone, no idle scripts.
 
 The theme loads a program of half a megabyte (compressed) that draws its icons, and the index of the
 search on every page. After the build each icon is put in as the picture that the program would
@@ -13,12 +13,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import imagesize
+from bs4 import BeautifulSoup
 
 ICON = re.compile(r'<(i|span) class="([^"]*\bfa[srb]?\b[^"]*\bfa-([a-z-]+)[^"]*)"([^>]*)></\1>')
 SIZES = {"fa-lg", "fa-xs", "fa-sm", "fa-xl"}
 PICTURE = re.compile(r'<img (?![^>]*\bloading=)([^>]*?)src="([^"]+)"([^>]*?)/?>')
 IDLE = r'\s*<script[^>]*src="[^"]*/?({})\.js[^"]*"[^>]*></script>'
 SEARCH = "|searchtools|language_data|searchindex"
+TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
 
 
 def lighten(app, problem):
@@ -31,6 +33,7 @@ def lighten(app, problem):
         text = path.read_text(encoding="utf-8")
         text = ICON.sub(partial(_icon, program), text)
         text = PICTURE.sub(partial(_picture, path.parent), text)
+        text = TABLE.sub(_labelled, text)
         text = re.sub(IDLE.format("fontawesome" + SEARCH * (path.name != "search.html")), "", text)
         path.write_text(text, encoding="utf-8")
     for idle in {*static.rglob("*.map"), *static.rglob("fontawesome.js*")}:
@@ -66,6 +69,16 @@ def _picture(folder: Path, match: re.Match) -> str:
         width, height = imagesize.get(path)
         size = f'width="{width}" height="{height}" ' if width > 0 else ""
     return f'<img {before}src="{source}"{after.rstrip()} {size}loading="lazy">'
+
+
+def _labelled(match: re.Match) -> str:
+    """Write each column's head beside its cells: on phones a row becomes a block."""
+    table = BeautifulSoup(match[0], "html.parser")
+    heads = [head.get_text(" ", strip=True) for head in table.select("thead th")]
+    for row in table.select("tbody tr"):
+        for head, cell in zip(heads, row.find_all("td", recursive=False), strict=False):
+            cell["data-label"] = head
+    return str(table)
 
 
 def setup(app):
