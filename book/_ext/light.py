@@ -77,7 +77,10 @@ def _labelled(match: re.Match) -> str:
     heads = [head.get_text(" ", strip=True) for head in table.select("thead th")]
     for row in table.select("tbody tr"):
         for head, cell in zip(heads, row.find_all("td", recursive=False), strict=False):
-            cell["data-label"] = head
+            if cell.get_text(strip=True):
+                cell["data-label"] = head
+            else:
+                cell["class"] = "empty"
     return str(table)
 
 
