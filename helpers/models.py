@@ -135,3 +135,39 @@ class ResBlock(nn.Module):
     def forward(self, x):
         out = torch.relu(self.batch_norm(self.conv(x)))
         return out + x if self.skip else out
+
+
+class NetResDeep(nn.Module):
+    """Chapter 15's deep network: a convolution, `n_blocks` residual blocks at half the size, two dense layers.
+
+    Takes images N x 3 x size x size and returns logits N x 2.
+
+    Parameters
+    ----------
+    width : int
+        Channels of every convolution.
+    n_blocks : int
+        Blocks in a row; 100 as published.
+    size : int
+        Height and width of the images, a multiple of 4.
+    shared : bool
+        One block, used `n_blocks` times (the published slip), instead of as many blocks.
+    skip : bool
+        Whether a block adds its input; without, the network is plain.
+    """
+
+    def __init__(self, width: int = 32, n_blocks: int = 10, *, size: int = 32, shared: bool = False, skip: bool = True):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1)
+        if shared:
+            blocks = n_blocks * [ResBlock(width, skip=skip)]
+        else:
+            blocks = [ResBlock(width, skip=skip) for _ in range(n_blocks)]
+        self.blocks = nn.Sequential(*blocks)
+        self.fc1 = nn.Linear(width * (size // 4) ** 2, 32)
+        self.fc2 = nn.Linear(32, 2)
+
+    def forward(self, x):
+        x = F.max_pool2d(torch.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(self.blocks(x), 2)
+        return self.fc2(torch.relu(self.fc1(x.flatten(1))))

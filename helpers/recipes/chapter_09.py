@@ -80,7 +80,9 @@ PARTS = (disc_points, network, disc_sets, measure, train, histories)
 def disc(seeds: list[int], n_epochs: int) -> list[History]:
     """The 2-4-4-1 network with ReLU for 50,000 epochs, new points and weights for each seed."""
     many = train(seeds, n_epochs, (2, 4, 4, 1), eval_every=2500)
-    return histories(many.measured, many.epochs)
+    kept = [epoch for epoch in many.epochs if epoch <= 10_000 or epoch % 10_000 == 0]
+    rows = [many.epochs.index(epoch) for epoch in kept]
+    return histories({name: values[rows] for name, values in many.measured.items()}, kept)
 
 
 def _side_by_side(seeds, n_epochs, networks, kept: tuple[int, ...] = ()) -> list[History]:
@@ -107,7 +109,7 @@ def widths(seeds: list[int], n_epochs: int) -> list[History]:
 @recipe("09_overfitting", seeds=100, n_epochs=10_000, data=None, uses=(*PARTS, _side_by_side), together=True)
 def overfitting(seeds: list[int], n_epochs: int) -> list[History]:
     """Wider and deeper networks, with the true labels and with a tenth of them turned over."""
-    shapes = {"small": (2, 4, 4, 1), "wide": (2, 32, 32, 1), "deep": (2, *[8] * 6, 1), "thin": (2, *[4] * 6, 1)}
+    shapes = {"small": (2, 4, 4, 1), "wide": (2, 32, 32, 1), "deep": (2, *[8] * 6, 1)}
     networks = {f"{name} flip {flip}": (sizes, flip) for flip in (0.0, 0.1) for name, sizes in shapes.items()}
     return _side_by_side(seeds, n_epochs, networks, kept=(1000, 2000, 5000))
 
@@ -133,17 +135,15 @@ def _squared_error(seeds: list[int], rates: torch.Tensor, X, y, n_epochs: int, e
 
 
 def _first_reach(seeds: list[int], n_epochs: int, loss: str, activation: type[nn.Module]) -> dict[str, torch.Tensor]:
-    """For each rate: epochs until a training accuracy of 0.95 (n_epochs if never), and accuracy after 500 and 1,000."""
+    """For each rate: epochs until a training accuracy of 0.95 (n_epochs if never)."""
     copies = [seed for _ in RATES for seed in seeds]
     rates = torch.tensor([rate for rate in RATES for _ in seeds])
     X, y = disc_sets(copies)
-    seen = {"reach": torch.full((len(copies),), float(n_epochs))}
+    reach = torch.full((len(copies),), float(n_epochs))
 
     def evaluate(epoch, logits):
         accuracy = ((logits > 0) == (y > 0.5)).float().mean(dim=(1, 2))
-        seen["reach"][(accuracy > 0.945) & (seen["reach"] > epoch)] = epoch
-        if epoch in (500, 1000):
-            seen[f"{epoch} accuracy"] = accuracy
+        reach[(accuracy > 0.945) & (reach > epoch)] = epoch
 
     if loss == "mse":
         _squared_error(copies, rates, X, y, n_epochs, evaluate)
@@ -155,11 +155,7 @@ def _first_reach(seeds: list[int], n_epochs: int, loss: str, activation: type[nn
 
         settings = {"lr": rates, "n_epochs": n_epochs, "eval_every": 10, "evaluate": after, "strict": False}
         fit_many(lambda: network((2, 4, 4, 1), activation), X, y, seeds=copies, **settings)
-    return {
-        f"lr {rate} {column}": part
-        for column, values in seen.items()
-        for rate, part in zip(RATES, values.split(len(seeds)), strict=True)
-    }
+    return {f"lr {rate} reach": part for rate, part in zip(RATES, reach.split(len(seeds)), strict=True)}
 
 
 @recipe(
