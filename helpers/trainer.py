@@ -118,7 +118,9 @@ class Trainer:
         step_schedule, epoch_schedule : LRScheduler, optional
             See `helpers.training.fit`.
         checkpoint : path, optional
-            Rewritten whenever the tuning loss is the lowest so far; `training.load_checkpoint` reads it.
+            Rewritten whenever the tuning loss is the lowest so far. To go on from it, assign what
+            `training.load_checkpoint` returns to `history` of a new Trainer; its best is then the
+            best of the first run.
 
         Raises
         ------
@@ -143,6 +145,8 @@ class Trainer:
             raise ValueError(f"n_epochs is {n_epochs} and eval_every {eval_every}; they must be at least 0 and 1.")
         batches = Minibatches(X_train, y_train, self.batch_size, shuffle=self.shuffle, device=self.device)
         evaluate_on = {} if X_tune is None else {"tune": self._in_order(X_tune, y_tune)}
+        if self.best_state is None and self.history.rows and "tune_loss" in self.history.rows[-1]:
+            self._keep_if_best(None, None)  # read from a checkpoint, which is written at the best epoch
         last, waited = len(self.history) + n_epochs, 0
         with _progress(n_epochs) as bar:
             while (epoch := len(self.history)) < last:

@@ -252,6 +252,22 @@ def test_the_best_checkpoint_on_disk_goes_on_as_the_run_did(sets, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
 
 
+def test_a_run_read_from_a_checkpoint_remembers_its_best(sets, tmp_path):
+    """Worse losses after the file was read neither become the best nor overwrite the file."""
+    one, path = scripted([2.0, 1.0, 3.0]), tmp_path / "best.pt"
+    one.fit(*sets, n_epochs=6, eval_every=2, checkpoint=path)
+    written = path.read_bytes()
+    other = scripted([3.0, 2.0], seed=7)
+    other.history = training.load_checkpoint(path, other.model, other.optimizer, generators={"shuffle": other.shuffle})
+    saved = weights(other)
+    other.fit(*sets, n_epochs=4, eval_every=2, checkpoint=path)
+    assert (other.best_epoch, other.best_loss) == (4, 1.0)
+    assert path.read_bytes() == written
+    assert not torch.equal(weights(other), saved)
+    assert other.restore_best() == 4
+    assert torch.equal(weights(other), saved)
+
+
 def test_training_after_restoring_is_refused(sets):
     one = make()
     one.fit(*sets, n_epochs=2, eval_every=1)
