@@ -131,7 +131,7 @@ _NARROW = {
     "together": True,
 }
 recipe("15_shared_100", **_NARROW, lr=0.003, n_blocks=100, shared=True, skip=True)(_deep)
-for _kind, _lrs in (("residual", (0.003,)), ("plain", (0.003, 0.03))):
+for _kind, _lrs in (("residual", (0.003, 0.03)), ("plain", (0.003, 0.03))):
     for _n_blocks in (100, 30, 10):
         for _lr in _lrs:
             recipe(
