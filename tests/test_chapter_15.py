@@ -6,7 +6,7 @@ from torch import nn
 
 from helpers import models
 from helpers.batches import Minibatches
-from helpers.recipes import chapter_15_deep as recipes
+from helpers.recipes import chapter_15 as recipes
 from helpers.runtime import generator, seeded_weights
 from helpers.training import evaluate, fit
 from tests.test_chapters import definitions, same_function

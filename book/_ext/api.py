@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import sys
-from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
+from house import HOME, chapters, source
 
-HOME = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HOME))
 
 
 def chapters_using() -> dict[str, list[str]]:
     """Return for each module of `helpers` the names of the chapters that import it."""
     using: dict[str, list[str]] = {}
-    for path in sorted((HOME / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        for module in sorted(modules_of(path)):
+    for path, notebook in chapters():
+        for module in modules_of(notebook["cells"]):
             using.setdefault(module, []).append(path.stem)
     return using
 
 
-def modules_of(path: Path) -> set[str]:
+def modules_of(cells) -> list[str]:
     """Return the modules of `helpers` that a chapter imports."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     found = set()
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(ast.parse(source(cells, "code"))):
         if isinstance(node, ast.ImportFrom) and node.module == "helpers":
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("helpers."):
             found.add(node.module.split(".")[1])
-    return found
+    return sorted(found)
 
 
 class Helpers(Directive):
@@ -57,7 +53,7 @@ class Helpers(Directive):
 
 def link_chapters(app, what, name, obj, options, lines):
     """Turn "chapter 12" in a docstring into a link."""
-    stems = {path.stem[:2]: path.stem for path in (HOME / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    stems = {path.stem[:2]: path.stem for path, _ in chapters()}
 
     def link(match):
         number = match[1].zfill(2)

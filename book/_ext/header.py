@@ -10,22 +10,21 @@ from urllib.parse import urlsplit
 
 from api import modules_of
 from docutils import nodes
+from house import HOME, source
 
-HOME = Path(__file__).resolve().parents[2]
 WORDS_A_MINUTE = 180  # of prose; a line of code counts as six words
 
 
 def reading_minutes(cells) -> int:
     """Estimate the minutes that a careful first reading takes."""
-    words = sum(len("".join(cell["source"]).split()) for cell in cells if cell["cell_type"] == "markdown")
-    lines = sum(len("".join(cell["source"]).splitlines()) for cell in cells if cell["cell_type"] == "code")
+    words, lines = len(source(cells, "markdown").split()), len(source(cells, "code").splitlines())
     return 5 * max(1, round((words + 6 * lines) / WORDS_A_MINUTE / 5))
 
 
 def builds_on(path: Path, cells) -> list[str]:
     """Return the earlier chapters that the text refers to."""
-    prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    return [stem for stem in sorted(set(re.findall(r"\]\((\d\d_\w+)\.ipynb", prose))) if stem < path.stem]
+    named = re.findall(r"\]\((\d\d_\w+)\.ipynb", source(cells, "markdown"))
+    return [stem for stem in sorted(set(named)) if stem < path.stem]
 
 
 def buttons(path: Path, address: str) -> list[tuple[str, str]]:
@@ -33,12 +32,9 @@ def buttons(path: Path, address: str) -> list[tuple[str, str]]:
     shown = [("Download the notebook", f"../_sources/notebooks/{path.name}")]
     if address:
         place = urlsplit(address).path.strip("/")
-        shown.append(
-            ("Open in Colab", f"https://colab.research.google.com/github/{place}/blob/main/notebooks/{path.name}")
-        )
-        shown.append(
-            ("Open in Binder", f"https://mybinder.org/v2/gh/{place}/main?labpath=notebooks/{path.name}"),
-        )
+        colab = f"https://colab.research.google.com/github/{place}/blob/main/notebooks/{path.name}"
+        binder = f"https://mybinder.org/v2/gh/{place}/main?labpath=notebooks/{path.name}"
+        shown += [("Open in Colab", colab), ("Open in Binder", binder)]
     return shown
 
 
@@ -50,7 +46,7 @@ def header(path: Path, address: str) -> str:
     seconds = json.loads((HOME / "data" / "timings.json").read_text(encoding="utf-8"))["cpu_s"].get(path.stem)
     download = sum(registry[name].get("download_mb", 0) for name in about["data"])
     earlier = [f'<a href="{stem}.html">{stem[:2]}</a>' for stem in builds_on(path, cells)]
-    modules = [f'<a href="../book/helpers.html#module-helpers.{name}">{name}</a>' for name in sorted(modules_of(path))]
+    modules = [f'<a href="../book/helpers.html#module-helpers.{name}">{name}</a>' for name in modules_of(cells)]
     facts = [f"{reading_minutes(cells)} minutes to read"]
     if seconds is not None:
         facts.append(f"{seconds:.0f} seconds to run on a CPU")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 from docutils import nodes
@@ -62,14 +63,21 @@ def _string_list(text):
     return StringList(text.splitlines(), source="house")
 
 
+@cache
 def chapters():
-    """Return (path, notebook) of every chapter, in order."""
+    """Return (path, notebook) of every chapter, in order; read once a build."""
     paths = sorted((HOME / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
 
+def source(cells, kind: str) -> str:
+    """Return the text of all cells of a kind, ``"markdown"`` or ``"code"``."""
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == kind)
+
+
+@cache
 def records() -> list[dict]:
-    """Return the content of every record, in the order of their names."""
+    """Return the content of every record, in the order of their names; read once a build."""
     paths = sorted((HOME / "data" / "results").glob("*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 

@@ -9,13 +9,12 @@ from collections import defaultdict
 from pathlib import Path
 
 from docutils import nodes
-from house import HOME, MarkdownTable, chapter_link, chapters
+from house import HOME, MarkdownTable, chapter_link, chapters, source
 
 
 def headings(notebook, level: int) -> list[str]:
     """Return the texts of all headings of one level."""
-    prose = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
-    return re.findall(rf"^{'#' * level} (.+)$", prose, re.MULTILINE)
+    return re.findall(rf"^{'#' * level} (.+)$", source(notebook["cells"], "markdown"), re.MULTILINE)
 
 
 def link(path: Path, heading: str, text: str | None = None) -> str:
@@ -104,12 +103,10 @@ class Glossary(MarkdownTable):
 def sections(notebook):
     """Yield each line of a chapter's prose with the heading that it stands under."""
     heading = ""
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "markdown":
-            for line in "".join(cell["source"]).splitlines():
-                title = re.match(r"#{1,3} (.+)", line)
-                heading = title[1] if title else heading
-                yield heading, line
+    for line in source(notebook["cells"], "markdown").splitlines():
+        title = re.match(r"#{1,3} (.+)", line)
+        heading = title[1] if title else heading
+        yield heading, line
 
 
 def setup(app):
