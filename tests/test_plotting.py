@@ -197,3 +197,16 @@ def test_a_figure_becomes_a_frame_and_is_closed():
     assert not plt.fignum_exists(figure.number)
     ax.set_facecolor("blue")
     assert (plotting.frame_of(figure, dpi=50) == (0, 0, 255)).all(axis=2).any()
+
+
+def test_a_diagram_is_one_labelled_svg_and_the_same_each_time(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    for _ in range(2):
+        figure, ax = plt.subplots()
+        ax.text(0.5, 0.5, "$w$")
+        plotting.show_svg(figure, "Weights & losses")
+        assert not plt.fignum_exists(figure.number)
+    first, second = (picture.data for picture in shown)
+    assert first == second
+    assert first.count('role="img" aria-label="Weights &amp; losses"') == 1
