@@ -4,6 +4,7 @@ import json
 import re
 import statistics
 import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -14,7 +15,8 @@ from tools import compare, notebooks, surroundings
 HOME = surroundings.HOME
 CHAPTERS = surroundings.chapters("")
 PAGES = [*sorted((HOME / "book").glob("*.md")), HOME / "README.md"]
-TAGS = {"trained", "measured", "data", "stub", "solution", "check", "raises-exception", "hide-input", "hide-cell"}
+TAGS = {"trained", "measured", "data", "stub", "solution", "check", "raises-exception"}
+TAGS |= {"hide-input", "hide-cell", "remove-cell"}
 FILLER = re.compile(
     r"\b(let's|let us|simply|as we can see|note that|of course|obviously|basically|it is worth)\b", re.IGNORECASE
 )
@@ -118,7 +120,25 @@ def test_arc(path, notebook, code):
     assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert headings[-3:] == ["What we measured", "What to remember", "Exercises"]
-    assert any("runtime.report(" in cell.source for cell in code[:4])
+    assert any("runtime.report(" in cell.source for cell in code[:5])
+
+
+def test_chapters_open_with_the_same_cell():
+    assert len({first_code(path) for path in CHAPTERS}) == 1
+
+
+def test_a_chapter_without_its_repository_says_what_to_do(tmp_path):
+    """`-S` hides the packages installed here, this book's among them."""
+    alone = subprocess.run(
+        [sys.executable, "-S", "-c", first_code(CHAPTERS[0])], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert alone.returncode == 1
+    assert alone.stdout == ""
+    assert re.fullmatch(r"This chapter needs [^\n]+ open the chapter from there\.\n", alone.stderr)
+
+
+def first_code(path) -> str:
+    return next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
 
 
 def test_exercises_have_stub_solution_and_check(notebook):
