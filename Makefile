@@ -7,7 +7,7 @@ TORCH ?=
 RECORDS ?=
 LOCK := --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks lab data results bench check lock clean
+.PHONY: help book test notebooks lab data results bench audit check lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ results: .venv/.test ## run the recorded experiments that are missing or stale; 
 
 bench: .venv/.test ## benchmarks, as ratios measured in one run
 	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks
+
+audit: .venv/.book ## Lighthouse on three pages of the built book (fetches Lighthouse from npm)
+	@$(PY) -m tools.audit
 
 check: .venv/.test ## ruff on helpers, tests and cells; hygiene of notebooks; records up to date
 	@$(PY) -m ruff check .

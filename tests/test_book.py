@@ -1,23 +1,29 @@
-"""The built book, opened from disk in a real browser at two widths.
+"""The built book in a real browser: every page from disk, three of them in every way that people read.
 
-Run by `.ci/run` after `make book`; skipped where no Chromium or no built book is to be had.
+Run by `make test` when Chromium and a built book are to be had, and by `.ci/run` after `make book`.
 """
 
-import shutil
-from urllib.parse import unquote
+import gzip
+import itertools
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tools.surroundings import HOME, chapters
+from tools.serve import serving
+from tools.surroundings import HOME, chapters, chromium
 
 HTML = HOME / "_build" / "html"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PAGES = [f"notebooks/{path.stem}.html" for path in chapters("")]
 PAGES += [f"book/{path.stem}.html" for path in sorted((HOME / "book").glob("*.md"))]
-WIDTHS = {"desktop": 1280, "phone": 390}
+THREE = ("book/intro.html", "book/claims.html", "notebooks/12_convolutions.html")
+DESKTOP, PHONE = 1280, 390
+PICTURES = {".png", ".gif", ".jpg", ".svg", ".webp"}
+COMPRESSED = {".png", ".gif", ".jpg", ".webp", ".woff2"}
+MAX_KB, MAX_KB_WITH_PICTURES = 300, 1500
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here"),
+    pytest.mark.skipif(chromium() is None, reason="no Chromium here"),
     pytest.mark.skipif(not (HTML / "index.html").exists(), reason="the book is not built: run `make book`"),
 ]
 
@@ -28,42 +34,108 @@ def browser():
 
     with sync_playwright() as playwright:
         quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=[*quiet, "--disable-sync"])
-        yield chromium
-        chromium.close()
+        program = playwright.chromium.launch(executable_path=chromium(), args=[*quiet, "--disable-sync"])
+        yield program
+        program.close()
 
 
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+class Tab:
+    """A page that was opened, with all that it asked for and complained of."""
+
+    def __init__(self, browser, address, width=DESKTOP, theme="light"):
+        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
+        self.requests, self.errors = [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.errors.append(f"not found: {request.url}"))
+        self.page.goto(address, wait_until="load")
+        # Pictures are loaded when they come into view; here, all at once.
+        self.page.evaluate("for (const picture of document.images) picture.loading = 'eager'")
+        self.page.evaluate("Promise.all([...document.images].map(picture => picture.decode().catch(() => {})))")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.page.close()
+
+    def stands_alone(self, here: str):
+        """Nothing from outside, no complaint, every picture there and described."""
+        local = (here, "data:", "blob:")
+        assert [url for url in self.requests if not url.startswith(local)] == []
+        assert self.errors == []
+        missing = "[...document.images].filter(i => !(i.complete && i.naturalWidth) || !i.alt).map(i => i.src)"
+        assert self.page.evaluate(missing) == []
+
+    def fits(self):
+        """No page-wide horizontal scroll, and no equation wider than its place."""
+        assert self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+        wide = "[...document.querySelectorAll('div.math')].filter(d => d.scrollWidth > d.clientWidth + 1)"
+        assert self.page.evaluate(f"{wide}.map(d => d.textContent)") == [], "split these equations"
+
+    def is_accessible(self):
+        from axe_playwright_python.sync_playwright import Axe
+
+        found = Axe().run(self.page).response["violations"]
+        assert [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_page_stands_alone(browser, page, width):
-    """Nothing from outside, no console error, all math typeset, no page-wide horizontal scroll."""
-    tab = browser.new_page(viewport={"width": width, "height": 900})
-    outside, errors = [], []
-    local = ("file:", "data:", "blob:")
-    tab.on("request", lambda request: request.url.startswith(local) or outside.append(request.url))
-    tab.on("console", lambda message: message.type == "error" and errors.append(message.text))
-    tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.on("requestfailed", lambda request: errors.append(f"not found: {request.url}"))
-    tab.goto((HTML / page).as_uri(), wait_until="load")
-    # Every equation is a picture whose letters are there, with MathML beside it; no script makes them.
-    n_math = tab.locator("span.math, div.math").count()
-    assert tab.locator("mjx-container > svg").count() == tab.locator("mjx-container math").count() == n_math
-    assert tab.locator("merror").count() == 0
-    used = tab.evaluate("[...document.querySelectorAll('mjx-container use')].map(use => use.getAttribute('href'))")
-    outlines = tab.evaluate("[...document.querySelectorAll('path[id]')].map(path => '#' + path.id)")
+def test_page(browser, page):
+    with Tab(browser, (HTML / page).as_uri()) as tab:
+        tab.stands_alone("file:")
+        math_is_drawn(tab.page)
+        tab.is_accessible()
+        tab.fits()
+        tab.page.set_viewport_size({"width": PHONE, "height": 900})
+        tab.fits()
+        text, pictures = weights(tab.requests)
+        assert text <= MAX_KB
+        assert text + pictures <= MAX_KB_WITH_PICTURES
+
+
+def math_is_drawn(page):
+    """Every equation is a picture whose letters are there, with MathML beside it; no script makes them."""
+    n_math = page.locator("span.math, div.math").count()
+    assert page.locator("mjx-container > svg").count() == page.locator("mjx-container math").count() == n_math
+    assert page.locator("merror").count() == 0
+    used = page.evaluate("[...document.querySelectorAll('mjx-container use')].map(use => use.getAttribute('href'))")
+    outlines = page.evaluate("[...document.querySelectorAll('path[id]')].map(path => '#' + path.id)")
     assert set(used) <= set(outlines)
-    assert tab.evaluate("typeof MathJax") == "undefined"
-    wide = "[...document.querySelectorAll('div.math')].filter(d => d.scrollWidth > d.clientWidth + 1)"
-    assert tab.evaluate(f"{wide}.map(d => d.textContent)") == [], "split these equations: they do not fit a phone"
-    assert outside == []
-    assert errors == []
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    pictures = "Array.from(document.images).filter(i => !(i.complete && i.naturalWidth) || !i.alt).map(i => i.src)"
-    # Pictures are loaded when they come into view; here, all at once.
-    tab.evaluate("for (const picture of document.images) picture.loading = 'eager'")
-    tab.evaluate("Promise.all([...document.images].map(picture => picture.decode().catch(() => {})))")
-    assert tab.evaluate(pictures) == []
-    tab.close()
+    assert page.evaluate("typeof MathJax") == "undefined"
+
+
+def weights(requests) -> tuple[float, float]:
+    """Return kilobytes of text and of pictures, text compressed as a web host would."""
+    text = pictures = 0
+    for file in {Path(unquote(urlsplit(url).path)) for url in requests if url.startswith("file:")}:
+        content = file.read_bytes()
+        size = len(content if file.suffix in COMPRESSED else gzip.compress(content, 6)) / 1000
+        if file.suffix in PICTURES:
+            pictures += size
+        else:
+            text += size
+    return text, pictures
+
+
+@pytest.fixture(scope="module")
+def places():
+    """The two ways to read: from disk, and from a web server."""
+    with serving(HTML) as address:
+        yield {"disk": HTML.as_uri(), "http": address}
+
+
+WAYS = itertools.product(THREE, ("light", "dark"), (DESKTOP, PHONE), ("disk", "http"))
+
+
+@pytest.mark.parametrize(("page", "theme", "width", "place"), WAYS)
+def test_every_way_of_reading(browser, places, page, theme, width, place):
+    with Tab(browser, f"{places[place]}/{page}", width, theme) as tab:
+        assert tab.page.evaluate("document.documentElement.dataset.theme") == theme
+        tab.stands_alone(places[place] if place == "http" else "file:")
+        tab.fits()
+        tab.is_accessible()
 
 
 def test_links_and_anchors_inside_the_book_lead_somewhere():
@@ -81,3 +153,11 @@ def test_links_and_anchors_inside_the_book_lead_somewhere():
             if not target.exists() or (anchor and target in anchors and unquote(anchor) not in anchors[target]):
                 dead.append(f"{path.relative_to(HTML)}: {tag['href']}")
     assert dead == []
+
+
+def test_addresses_are_stable():
+    """Links from elsewhere must go on working: an address may be added to the list, none may go away."""
+    promised = (HOME / "tests" / "pages.txt").read_text(encoding="utf-8").split()
+    built = {path.relative_to(HTML).as_posix() for path in HTML.rglob("*.html")}
+    assert [page for page in promised if page not in built] == []
+    assert [page for page in PAGES if page not in promised] == [], "add these to tests/pages.txt"

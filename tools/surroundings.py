@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -63,3 +64,9 @@ def environment(workers: int, device: str = "") -> dict[str, str]:
     if device:
         ours["BOOK_DEVICE"] = device
     return os.environ | ours
+
+
+def chromium() -> str | None:
+    """Return the path of Chromium or Chrome, or None where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((path for path in map(shutil.which, names) if path), None)

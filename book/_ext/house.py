@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import textwrap
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -32,6 +34,14 @@ def clean_scripts(app, pagename, templatename, context, doctree):
     context["script_files"] = kept
     styles = context.get("css_files", [])
     context["css_files"] = [css for css in styles if "thebe" not in str(getattr(css, "filename", css))]
+
+
+def describe(app, pagename, templatename, context, doctree):
+    """Give each page the description that search engines show: its first sentences."""
+    first = next(doctree.findall(nodes.paragraph), None) if doctree else None
+    if first is not None:
+        text = html.escape(textwrap.shorten(first.astext(), 155, placeholder=" ..."))
+        context["metatags"] = f'{context.get("metatags", "")}<meta name="description" content="{text}" />'
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -96,7 +106,8 @@ class Claims(MarkdownTable):
 
     head = ["Chapter", "Claim", "Measured", "95 % interval", "Verdict"]
 
-    def rows(self):
+    @staticmethod
+    def rows():
         rows = []
         for path, notebook in chapters():
             for cell in notebook["cells"]:
@@ -227,6 +238,7 @@ class Versions(MarkdownTable):
 
 def setup(app):
     app.connect("html-page-context", clean_scripts, priority=900)
+    app.connect("html-page-context", describe)
     for name, directive in {
         "claims": Claims,
         "timings": Timings,

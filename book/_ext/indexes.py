@@ -30,11 +30,12 @@ class Exercises(MarkdownTable):
     head = ["Chapter", "Exercise", "Difficulty"]
     heading = re.compile(r"Exercise (\d+)(?: \(([\w-]+)\))?: (.+)")
 
-    def rows(self):
+    @classmethod
+    def rows(cls):
         rows = []
         for path, notebook in chapters():
             for text in headings(notebook, 3):
-                found = self.heading.fullmatch(text)
+                found = cls.heading.fullmatch(text)
                 if found:
                     number, difficulty, title = found.groups()
                     rows.append([chapter_link(path), link(path, text, f"{number}. {title}"), difficulty or "medium"])

@@ -2,7 +2,8 @@
 
 The theme loads a program of half a megabyte (compressed) that draws its icons, and the index of the
 search on every page. After the build each icon is put in as the picture that the program would
-draw, and both are taken out again.
+draw, and both are taken out again, with the programs and styles of tabs and folding boxes, of which
+this book has none. What is left waits until the page is drawn.
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ SIZES = {"fa-lg", "fa-xs", "fa-sm", "fa-xl"}
 PICTURE = re.compile(r'<img (?![^>]*\bloading=)([^>]*?)src="([^"]+)"([^>]*?)/?>')
 IDLE = r'\s*<script[^>]*src="[^"]*/?({})\.js[^"]*"[^>]*></script>'
 SEARCH = "|searchtools|language_data|searchindex"
+IDLE_PARTS = re.compile(
+    r'\s*<link rel="stylesheet"[^>]*/(togglebutton|sphinx-design\.min)\.css[^>]*/>'
+    r"|\s*<script>(let toggle|var toggle|kernelName)[^<]*</script>"
+    r'|\s*<script type="text/x-thebe-config">.*?</script>',
+    re.DOTALL,
+)
+OPTIONS = re.compile(r'<script src="[^"]*documentation_options\.js[^"]*"></script>')
+BLOCKING = re.compile(r'<script src="(?=[^"]*_static/)')
+BRAND = re.compile(r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand)')
 TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
 
 
@@ -29,12 +39,17 @@ def lighten(app, problem):
         return
     static = Path(app.outdir) / "_static"
     program = (static / "scripts" / "fontawesome.js").read_text(encoding="utf-8")
+    options = f"<script>{(static / 'documentation_options.js').read_text(encoding='utf-8')}</script>"
     for path in Path(app.outdir).rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         text = ICON.sub(partial(_icon, program), text)
         text = PICTURE.sub(partial(_picture, path.parent), text)
         text = TABLE.sub(_labelled, text)
-        text = re.sub(IDLE.format("fontawesome" + SEARCH * (path.name != "search.html")), "", text)
+        idle = "fontawesome|design-tabs|togglebutton" + SEARCH * (path.name != "search.html")
+        text = re.sub(IDLE.format(idle), "", text)
+        text = OPTIONS.sub(options, IDLE_PARTS.sub("", text))  # scripts in the page's head need it at once
+        text = BLOCKING.sub('<script defer src="', text)
+        text = BRAND.sub('<div class="sidebar-primary-item" role="navigation" aria-label="Front page">', text)
         path.write_text(text, encoding="utf-8")
     for idle in {*static.rglob("*.map"), *static.rglob("fontawesome.js*")}:
         idle.unlink()
