@@ -4,6 +4,7 @@ PY := .venv/bin/python
 CHAPTERS ?=
 DEVICE ?=
 TORCH ?=
+STORE ?=
 RECORDS ?=
 LOCK := --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 .DEFAULT_GOAL := help
@@ -15,9 +16,9 @@ help: ## show this list
 book: .venv/.book ## render the stored outputs into _build/html (needs no torch and no data)
 	@$(PY) -m tools.book
 
-test: .venv/.test ## unit tests and nbval on every notebook; CHAPTERS="01 12", DEVICE=cuda, TORCH=2.11 select
+test: .venv/.test ## unit tests and nbval on every notebook; CHAPTERS="01 12", DEVICE=cuda, TORCH=2.11 select; STORE=1 notes it in Status
 	@py=$$($(if $(TORCH),$(PY) -m tools.other_torch $(TORCH),echo $(PY))) && \
-	    $$py -m tools.test --chapters "$(CHAPTERS)" --device "$(DEVICE)"
+	    $$py -m tools.test --chapters "$(CHAPTERS)" --device "$(DEVICE)" --store "$(STORE)"
 
 notebooks: .venv/.test ## execute notebooks and store the outputs that changed; CHAPTERS selects
 	@$(PY) -m tools.notebooks --chapters "$(CHAPTERS)"

@@ -7,14 +7,17 @@ which the exercise's stub must fail and its solution pass. See book/how-to-run.m
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
 import re
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from tools import compare
+from tools import compare, surroundings
 
 REPORT = re.compile(r"^device: (?P<device>\S+) \| profile: (?P<profile>\S+)(?: \| |\n)data: (?P<data>.+)$", re.M)
 summaries: list[dict] = []  # one per notebook, gathered where the tests are reported
@@ -200,11 +203,31 @@ def pytest_terminal_summary(terminalreporter):
     line("outputs compared: exactly, within tolerance, words only (measured), not at all")
 
 
+def store_status(path: Path):
+    """Write what each chapter took and how it was compared to the file that the status page is made of."""
+    status = json.loads(path.read_text(encoding="utf-8"))
+    for summary in summaries:
+        counts = summary["counts"]
+        status[summary["name"]] = {
+            "cpu_s": round(summary["cpu_s"], 1),
+            "exact": counts.get("exact", 0),
+            "tolerance": counts.get("tolerance", 0),
+            "words": counts.get("words only", 0),
+            "torch": version("torch"),
+            "device": summary["device"],
+            "data": summary["data"],
+            "date": datetime.date.today().isoformat(),
+        }
+    path.write_text(json.dumps(status, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def pytest_sessionfinish(session, exitstatus):
-    """A chapter skipped for want of data must not look like success."""
+    """Store the status when asked to; a chapter skipped for want of data must not look like success."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or exitstatus != 0:
         return
+    if os.environ.get("BOOK_STORE_STATUS"):
+        store_status(surroundings.HOME / "data" / "timings.json")
     skipped = [report for report in reporter.stats.get("skipped", []) if "run `make data`" in str(report.longrepr)]
     if skipped:
         reporter.write_line("")

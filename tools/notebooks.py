@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -130,20 +129,6 @@ def store(path: Path, notebook: nbformat.NotebookNode) -> None:
         raise
 
 
-def cpu_seconds_of_children() -> float:
-    """Return the CPU seconds of all kernels that have ended."""
-    times = os.times()
-    return times.children_user + times.children_system
-
-
-def record_time(chapter: str, cpu_s: float) -> None:
-    """Note a chapter's CPU seconds in data/timings.json, from which the status page is made."""
-    path = surroundings.HOME / "data" / "timings.json"
-    timings = json.loads(path.read_text(encoding="utf-8"))
-    timings["cpu_s"][chapter] = round(cpu_s, 1)
-    path.write_text(json.dumps(timings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def main(arguments: list[str]) -> int:
     """Execute the chosen chapters one after the other; return the exit status."""
     from nbclient.exceptions import CellExecutionError
@@ -161,7 +146,6 @@ def main(arguments: list[str]) -> int:
     failed = 0
     for path in paths:
         stored, started = nbformat.read(path, as_version=4), time.perf_counter()
-        cpu_before = cpu_seconds_of_children()
         try:
             fresh = execute(stored)
         except CellExecutionError as error:
@@ -169,7 +153,6 @@ def main(arguments: list[str]) -> int:
             failed = 1
             continue
         seconds = time.perf_counter() - started
-        cpu_s = cpu_seconds_of_children() - cpu_before
         if why := refusal(fresh):
             print(f"{path.name}: not stored, {why}.", file=sys.stderr)
             failed = 1
@@ -177,7 +160,6 @@ def main(arguments: list[str]) -> int:
             print(f"{path.name}: unchanged ({seconds:.0f} s)")
         else:
             store(path, fresh)
-            record_time(path.stem, cpu_s)
             print(f"{path.name}: stored ({seconds:.0f} s)")
     return failed
 

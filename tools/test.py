@@ -16,6 +16,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--chapters", default="", help='numbers, as in "01 12"; only these notebooks are run')
     parser.add_argument("--device", default="", help="cpu, cuda, mps")
     parser.add_argument("--workers", type=int, default=max(2, (os.cpu_count() or 2) // 2))
+    parser.add_argument("--store", default="", help="anything: write times and versions to data/timings.json")
     chosen = parser.parse_args(arguments)
     try:
         install.check_python()
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> int:
     except (install.SetupError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    env = surroundings.environment(chosen.workers, chosen.device)
+    env = surroundings.environment(chosen.workers, chosen.device) | {"BOOK_STORE_STATUS": chosen.store}
     if data := surroundings.needed_data(paths):
         # What cannot be fetched is explained here; its chapters are skipped and the run fails.
         subprocess.run([sys.executable, "-m", "helpers.datasets", "fetch", *data], env=env, cwd=surroundings.HOME)

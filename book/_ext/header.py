@@ -43,7 +43,8 @@ def header(path: Path, address: str) -> str:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     about, cells = notebook["metadata"]["book"], notebook["cells"]
     registry = tomllib.loads((HOME / "data" / "registry.toml").read_text(encoding="utf-8"))
-    seconds = json.loads((HOME / "data" / "timings.json").read_text(encoding="utf-8"))["cpu_s"].get(path.stem)
+    status = json.loads((HOME / "data" / "timings.json").read_text(encoding="utf-8"))
+    seconds = status.get(path.stem, {}).get("cpu_s")
     download = sum(registry[name].get("download_mb", 0) for name in about["data"])
     earlier = [f'<a href="{stem}.html">{stem[:2]}</a>' for stem in builds_on(path, cells)]
     modules = [f'<a href="../book/helpers.html#module-helpers.{name}">{name}</a>' for name in modules_of(cells)]

@@ -120,22 +120,24 @@ class Claims(MarkdownTable):
         return rows
 
 
-class Timings(MarkdownTable):
-    """Measured CPU seconds of each chapter, beside its budget."""
+class Status(MarkdownTable):
+    """What each chapter took when it was last tested, and how its outputs were compared."""
 
-    head = ["Chapter", "CPU seconds", "Budget", "Code cells"]
+    head = ["Chapter", "CPU seconds", "Budget", "Outputs compared", "torch", "Device", "Data", "When"]
 
     def rows(self):
-        timings = json.loads((HOME / "data" / "timings.json").read_text(encoding="utf-8"))
-        return [
-            [
-                chapter_link(path),
-                f"{timings['cpu_s'].get(path.stem, float('nan')):.0f}",
-                str(notebook["metadata"]["book"]["budget_s"]),
-                str(sum(cell["cell_type"] == "code" for cell in notebook["cells"])),
-            ]
-            for path, notebook in chapters()
+        status = json.loads((HOME / "data" / "timings.json").read_text(encoding="utf-8"))
+        return [self.row(path, notebook, status.get(path.stem, {})) for path, notebook in chapters()]
+
+    def row(self, path, notebook, last):
+        ways = {"exact": "exactly", "tolerance": "within tolerance", "words": "words only"}
+        compared = ", ".join(f"{last[key]} {name}" for key, name in ways.items() if last.get(key))
+        row = [
+            chapter_link(path),
+            f"{last['cpu_s']:.0f}" if last else "",
+            str(notebook["metadata"]["book"]["budget_s"]),
         ]
+        return [*row, compared, *(last.get(key, "") for key in ("torch", "device", "data", "date"))]
 
 
 class Records(MarkdownTable):
@@ -241,7 +243,7 @@ def setup(app):
     app.connect("html-page-context", describe)
     for name, directive in {
         "claims": Claims,
-        "timings": Timings,
+        "status": Status,
         "records": Records,
         "records-made": RecordsMade,
         "records-missing": RecordsMissing,
