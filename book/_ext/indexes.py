@@ -42,6 +42,23 @@ class Exercises(MarkdownTable):
         return rows
 
 
+class Symptoms(MarkdownTable):
+    """The entries of chapter 18: what is seen when something is wrong."""
+
+    head = ["Kind", "What you see"]
+    endings = {"What we measured", "What to remember", "Exercises"}
+
+    def rows(self):
+        path, notebook = next((path, book) for path, book in chapters() if path.stem.startswith("18"))
+        kind, rows = "", []
+        for level, text in re.findall(r"^(##|###) (.+)$", source(notebook["cells"], "markdown"), re.MULTILINE):
+            if level == "##":
+                kind = text
+            elif kind not in self.endings:
+                rows.append([kind, link(path, text)])
+        return rows
+
+
 class Map(MarkdownTable):
     """What each chapter teaches, and the helpers that come from it."""
 
@@ -113,5 +130,6 @@ def sections(notebook):
 def setup(app):
     app.add_directive("exercises", Exercises)
     app.add_directive("concept-map", Map)
+    app.add_directive("symptoms", Symptoms)
     app.add_directive("words", Glossary)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
