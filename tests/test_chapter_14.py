@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
-from helpers import models
-from helpers.runtime import generator, seeded_weights
+from helpers import models, results
+from helpers.runtime import generator
 from tests.test_chapters import definitions, same_function
 
 
@@ -99,13 +99,30 @@ def test_label_smoothing(chapter, K, eps):
     torch.testing.assert_close(chapter["smoothed_loss"](logits, y, eps), expected)
 
 
-def test_folded_batch_norm(chapter):
-    with seeded_weights(0):
-        conv, norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
-    X = draw(10, 3, 8, 8)
-    norm(conv(X))
-    norm.eval()
-    torch.testing.assert_close(chapter["fold"](conv, norm)(X), norm(conv(X)), rtol=1e-4, atol=1e-5)
+def test_epochs_to(chapter):
+    """Counted from 1, one more than all where the level is never reached; accuracies every so many epochs."""
+    assert [chapter["epochs_to"](level, [0.7, 0.6, 0.4, 0.5]) for level in (0.8, 0.5, 0.3)] == [1, 3, 5]
+    accuracies = [0.6, 0.8, 0.9]
+    assert [chapter["epochs_to_accuracy"](level, accuracies, 10) for level in (0.5, 0.7, 0.95)] == [10, 20, 40]
+
+
+@pytest.mark.parametrize(("seeds", "is_used"), [(range(10), True), (range(9), False), (range(1, 11), False)])
+def test_only_complete_records_are_used(chapter, monkeypatch, seeds, is_used):
+    found = results.Record({"runs": [{"seed": seed} for seed in seeds]})
+    monkeypatch.setitem(chapter, "record", lambda id: found)
+    assert chapter["complete"]("any") is (found if is_used else None)
+
+
+def test_missing_records_are_named(chapter, monkeypatch, tmp_path):
+    """A record that was never begun, or has no run yet, gives None, and a line that says so."""
+    monkeypatch.setattr(results, "RECORDS", tmp_path)
+    (tmp_path / "begun.json").write_text('{"runs": []}')
+    assert chapter["complete"]("never") is None
+    assert chapter["complete"]("begun") is None
+    without = {"plain": object(), "batch norm": None}
+    assert "missing" in chapter["saved_by_batch_norm"](without, 0.4, None)
+    for difference in ("gap_change", "val_change"):
+        assert chapter[difference](without, "batch norm") is None
 
 
 def test_best_row_looks_only_where_it_was_measured(chapter):

@@ -1,10 +1,12 @@
 """Chapter 15's networks equal the helpers', and the records' ten networks side by side equal single ones."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
-from helpers import models
+from helpers import models, results
 from helpers.batches import Minibatches
 from helpers.recipes import chapter_15 as recipes
 from helpers.runtime import generator, seeded_weights
@@ -84,3 +86,13 @@ def test_side_by_side(monkeypatch, shared, skip):
             assert ours[f"{name}_batch_statistics_accuracy"][-1] == pytest.approx(
                 (answers == held_out[1]).float().mean().item(), abs=1e-6
             )
+
+
+def test_only_complete_records_are_drawn(chapter, monkeypatch, tmp_path):
+    """A record that is missing, begun, or has some of its seeds is left out."""
+    monkeypatch.setattr(results, "RECORDS", tmp_path)
+    for n_runs in (0, 2, 3):
+        runs = [{"seed": seed} for seed in range(n_runs)]
+        (tmp_path / f"{n_runs}.json").write_text(json.dumps({"seeds": 3, "runs": runs}))
+    found = {name: chapter["recorded_or_none"](name) for name in ("never", "0", "2", "3")}
+    assert [name for name, one in found.items() if one is not None] == ["3"]
