@@ -53,6 +53,8 @@ class Tab:
         # Pictures are loaded when they come into view; here, all at once.
         self.page.evaluate("for (const picture of document.images) picture.loading = 'eager'")
         self.page.evaluate("Promise.all([...document.images].map(picture => picture.decode().catch(() => {})))")
+        # What is out of sight is laid out when it comes into view; here, all at once too.
+        self.page.add_style_tag(content="* { content-visibility: visible !important }")
 
     def __enter__(self):
         return self
