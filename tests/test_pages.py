@@ -1,5 +1,6 @@
 """What the book's own Sphinx extensions put on its pages, without building it."""
 
+import json
 import sys
 
 import pytest
@@ -7,7 +8,10 @@ import pytest
 from tools.surroundings import HOME, chapters
 
 sys.path.insert(0, str(HOME / "book" / "_ext"))
+import front
 import header
+import house
+import indexes
 
 PATH = chapters("01")[0]
 
@@ -41,3 +45,26 @@ def test_a_chapter_builds_on_the_earlier_ones_that_it_names(tmp_path):
 def test_the_header_says_what_must_be_downloaded():
     assert "nothing to download" in header.header(chapters("01")[0], "")
     assert "MB to download" in header.header(chapters("12")[0], "")
+
+
+def test_a_figure_of_the_front_page_is_found_by_its_text_or_missed():
+    notebook = json.loads(chapters("12")[0].read_text(encoding="utf-8"))
+    alt, content = front.picture(notebook, "Two falling curves")
+    assert alt.startswith("Two falling curves")
+    assert content.startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no picture with the text 'A horse'"):
+        front.picture(notebook, "A horse")
+
+
+def test_the_status_page_has_a_row_a_chapter_tested_or_not():
+    status = house.Status.__new__(house.Status)
+    path, notebook = house.chapters()[0]
+    last = {"cpu_s": 7.6, "exact": 60, "tolerance": 2, "words": 0, "torch": "2.14.1", "device": "cpu"}
+    assert status.row(path, notebook, last)[1:5] == ["8", "15", "60 exactly, 2 within tolerance", "2.14.1"]
+    assert status.row(path, notebook, {})[1] == ""
+
+
+def test_every_entry_of_the_pitfalls_is_a_symptom():
+    rows = indexes.Symptoms.__new__(indexes.Symptoms).rows()
+    assert len(rows) >= 24
+    assert all("18_pitfalls.html#" in link for _, link in rows)
