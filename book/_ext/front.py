@@ -8,7 +8,7 @@ from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
-from house import Claims, chapters, records
+from house import Claims, chapter, chapters, records
 from indexes import Exercises, headings
 
 
@@ -24,7 +24,7 @@ class FigureStrip(Directive):
         cards = []
         for line in filter(None, self.content):
             number, beginning = line.split(": ", 1)
-            path, notebook = next((path, book) for path, book in chapters() if path.stem.startswith(number))
+            path, notebook = chapter(number)
             alt, content = picture(notebook, beginning)
             file = folder / f"front-{number}.png"
             file.write_bytes(content)

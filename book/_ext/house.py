@@ -80,6 +80,11 @@ def chapters():
     return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
 
+def chapter(number: str):
+    """Return (path, notebook) of the chapter with this number, two digits."""
+    return next((path, notebook) for path, notebook in chapters() if path.stem.startswith(number))
+
+
 def source(cells, kind: str) -> str:
     """Return the text of all cells of a kind, ``"markdown"`` or ``"code"``."""
     return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == kind)

@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from docutils import nodes
-from house import HOME, MarkdownTable, chapter_link, chapters, source
+from house import HOME, MarkdownTable, chapter, chapter_link, chapters, source
 
 
 def headings(notebook, level: int) -> list[str]:
@@ -49,7 +49,7 @@ class Symptoms(MarkdownTable):
     endings = {"What we measured", "What to remember", "Exercises"}
 
     def rows(self):
-        path, notebook = next((path, book) for path, book in chapters() if path.stem.startswith("18"))
+        path, notebook = chapter("18")
         kind, rows = "", []
         for level, text in re.findall(r"^(##|###) (.+)$", source(notebook["cells"], "markdown"), re.MULTILINE):
             if level == "##":

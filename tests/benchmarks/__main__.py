@@ -12,6 +12,7 @@ from time import perf_counter
 
 import torch
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from helpers import cifar10
 from helpers.batches import Minibatches
@@ -44,23 +45,6 @@ def compare(slow, fast) -> tuple[float, float, float]:
     return slow_s, fast_s, statistics.median(a / b for a, b in times)
 
 
-def per_item_pipeline():
-    """Return the birds and airplanes of the data set that makes and transforms every picture by itself."""
-    from torchvision.transforms import v2
-
-    transform = v2.Compose(
-        [
-            v2.RandomHorizontalFlip(),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(cifar10.MEAN, cifar10.STD),
-        ]
-    )
-    full = cifar10.CIFAR10(transform=transform)
-    wanted = [i for i, label in enumerate(full.targets) if label in (0, 2)]
-    return torch.utils.data.Subset(full, wanted)
-
-
 def training(model, batches, n_epochs=1):
     """Return a function that trains `model` for an epoch."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -77,7 +61,8 @@ def main() -> int:
     in_memory = Minibatches(X, y, 64, shuffle=shuffle)
     augmented = Minibatches(X, y, 64, shuffle=shuffle, augment=augment, flip=True)
     over_list = DataLoader(list(zip(X, y.tolist(), strict=True)), 64, shuffle=True, generator=shuffle)
-    per_item = DataLoader(per_item_pipeline(), 64, shuffle=True, generator=shuffle)
+    mirrored = fast_training.per_item(v2.RandomHorizontalFlip())
+    per_item = DataLoader(mirrored, 64, shuffle=True, generator=shuffle)
     last = torch.channels_last
     rows = [
         ("data: DataLoader over a list / Minibatches", over_list, in_memory, 1.0),
