@@ -11,6 +11,12 @@ from tools.compare import Comparison, Tolerance, align, tolerance_of
 TRAINED = {"tags": ["trained"], "tolerance": {"abs": 0.01, "int_abs": 3}}
 
 
+@pytest.fixture(autouse=True)
+def only_the_plugins_named(monkeypatch):
+    """Loading every installed plugin takes longer than a small notebook."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def cell(source, stored, tags=(), count=1, **metadata):
     """Return a code cell with a stored printed output."""
     outputs = [new_output("stream", name="stdout", text=stored)] if stored else []
@@ -24,7 +30,8 @@ def run(pytester, *cells, name="90_small", book=None, options=()):
     notebook.metadata["book"] = book or {"budget_s": 60, "data": []}
     path = pytester.path / f"{name}.ipynb"
     nbformat.write(notebook, path)
-    command = ["--nbval", "--nbval-current-env", "-p", "tests.plugin", "-p", "no:cacheprovider", "-v", *options]
+    plugins = ["-p", "nbval.plugin", "-p", "xdist.plugin", "-p", "tests.plugin", "-p", "no:cacheprovider"]
+    command = [*plugins, "--nbval", "--nbval-current-env", "-v", *options]
     return pytester.runpytest_subprocess(*command, str(path))
 
 

@@ -29,12 +29,20 @@ def main(arguments: list[str]) -> int:
     if data := surroundings.needed_data(paths):
         # What cannot be fetched is explained here; its chapters are skipped and the run fails.
         subprocess.run([sys.executable, "-m", "helpers.datasets", "fetch", *data], env=env, cwd=surroundings.HOME)
-    # The longest chapter first, so that no worker waits for it at the end.
+    # The longest first, the pages in the browser before all, so that no worker waits for one at the end.
     paths.sort(key=lambda path: -surroundings.book_metadata(path).get("budget_s", 0))
     targets = [str(path.relative_to(surroundings.HOME)) for path in paths]
     if not chosen.chapters:
-        targets.append("tests")
-    options = ["-n", str(chosen.workers), "--dist", "loadfile", "--nbval", "--nbval-current-env"]
+        targets = ["tests/test_book.py", *targets, "tests"]
+    options = [
+        "-n",
+        str(chosen.workers),
+        "--dist",
+        "loadfile",
+        "--no-loadscope-reorder",
+        "--nbval",
+        "--nbval-current-env",
+    ]
     options += ["--nbval-cell-timeout", "600", "-q", "--durations", "5"]
     command = [sys.executable, "-m", "pytest", *options, *targets]
     return subprocess.run(command, env=env, cwd=surroundings.HOME).returncode
