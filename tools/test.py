@@ -29,11 +29,11 @@ def main(arguments: list[str]) -> int:
     if data := surroundings.needed_data(paths):
         # What cannot be fetched is explained here; its chapters are skipped and the run fails.
         subprocess.run([sys.executable, "-m", "helpers.datasets", "fetch", *data], env=env, cwd=surroundings.HOME)
-    # The longest first, the pages in the browser before all, so that no worker waits for one at the end.
+    # The longest chapter first, so that no worker waits for it at the end.
     paths.sort(key=lambda path: -surroundings.book_metadata(path).get("budget_s", 0))
     targets = [str(path.relative_to(surroundings.HOME)) for path in paths]
     if not chosen.chapters:
-        targets = ["tests/test_book.py", *targets, "tests"]
+        targets.append("tests")
     options = [
         "-n",
         str(chosen.workers),
