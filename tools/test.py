@@ -34,15 +34,8 @@ def main(arguments: list[str]) -> int:
     targets = [str(path.relative_to(surroundings.HOME)) for path in paths]
     if not chosen.chapters:
         targets.append("tests")
-    options = [
-        "-n",
-        str(chosen.workers),
-        "--dist",
-        "loadfile",
-        "--no-loadscope-reorder",
-        "--nbval",
-        "--nbval-current-env",
-    ]
+    options = ["-n", str(chosen.workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+    options += ["--nbval", "--nbval-current-env"]
     options += ["--nbval-cell-timeout", "600", "-q", "--durations", "5"]
     command = [sys.executable, "-m", "pytest", *options, *targets]
     return subprocess.run(command, env=env, cwd=surroundings.HOME).returncode
