@@ -1,7 +1,12 @@
 """What the book's own Sphinx extensions put on its pages, without building it."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -68,3 +73,19 @@ def test_every_entry_of_the_pitfalls_is_a_symptom():
     rows = indexes.Symptoms.__new__(indexes.Symptoms).rows()
     assert len(rows) >= 24
     assert all("18_pitfalls.html#" in link for _, link in rows)
+
+
+@pytest.mark.parametrize("address", ["", "https://github.com/owner/name"])
+def test_a_chapter_is_built_with_and_without_a_public_address(tmp_path, address):
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(PATH, tmp_path / "notebooks")
+    config = ["-C", "-D", "extensions=myst_nb,header", "-D", f"root_doc=notebooks/{PATH.stem}"]
+    config += ["-D", f"public_address={address}", "-D", "nb_execution_mode=off", "-D", "html_theme=basic"]
+    config += ["-D", "html_sourcelink_suffix="]  # as jupyter-book sets it
+    command = [sys.executable, "-m", "sphinx", "-Q", *config, str(tmp_path), str(tmp_path / "html")]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(HOME / "book" / "_ext")}, check=True)
+    page = (tmp_path / "html" / "notebooks" / f"{PATH.stem}.html").read_text(encoding="utf-8")
+    links = re.findall(r'<a href="([^"]*)"', page.partition('<div class="chapter-header">')[2].partition("</div>")[0])
+    outside = [urlsplit(link).netloc for link in links if link.startswith("http")]
+    assert outside == (["colab.research.google.com", "mybinder.org"] if address else [])
+    assert (tmp_path / "html" / "notebooks" / next(link for link in links if "_sources" in link)).exists()
