@@ -70,9 +70,21 @@ def test_the_status_page_has_a_row_a_chapter_tested_or_not():
 
 
 def test_every_entry_of_the_pitfalls_is_a_symptom():
-    rows = indexes.Symptoms.__new__(indexes.Symptoms).rows()
-    assert len(rows) >= 24
-    assert all("18_pitfalls.html#" in link for _, link in rows)
+    symptoms = [line for _, parts in indexes.Symptoms.__new__(indexes.Symptoms).sections() for line in parts]
+    entries = "\n".join(symptoms).splitlines()
+    assert len(entries) >= 24
+    assert all("18_pitfalls.html#" in entry for entry in entries)
+
+
+def test_every_source_belongs_to_a_chapter_and_every_author_with_a_year_is_a_source():
+    numbers = {path.stem[:2] for path, _ in house.chapters()}
+    entries = indexes.sources().entries.values()
+    assert {entry.fields["keywords"] for entry in entries} <= numbers
+    known = {(entry.persons["author"][0].last_names[0], entry.fields["year"]) for entry in entries}
+    for path, notebook in house.chapters():
+        text = " ".join(house.source(notebook["cells"], "markdown").split())
+        for name, year in re.findall(r"(?<!, )(?<!and )([A-Z][\w-]+)(?: and \w+)?,? \(?((?:19|20)\d\d)\)", text):
+            assert (name, year) in known, f"{path.stem}: {name} ({year}) is not in book/references.bib"
 
 
 @pytest.mark.parametrize("address", ["", "https://github.com/owner/name"])
@@ -89,3 +101,33 @@ def test_a_chapter_is_built_with_and_without_a_public_address(tmp_path, address)
     outside = [urlsplit(link).netloc for link in links if link.startswith("http")]
     assert outside == (["colab.research.google.com", "mybinder.org"] if address else [])
     assert (tmp_path / "html" / "notebooks" / next(link for link in links if "_sources" in link)).exists()
+
+
+def test_every_record_with_runs_is_on_the_results_page():
+    table = house.Records.__new__(house.Records)
+    shown = [row for one in house.chapters() for rows in table.parts(*one).values() for row in rows]
+    assert len(shown) == sum(len(content["runs"]) > 0 for content in house.records()) > 50
+
+
+def test_every_claim_names_the_section_that_makes_it():
+    path, notebook = house.chapter("01")
+    *_, interval, verdict, where = house.claims(path, notebook)[0]
+    assert (verdict, interval) == ("holds", "")
+    assert where == '<a href="../notebooks/01_tensors.html#why-not-a-list">Why not a list?</a>'
+
+
+@pytest.mark.parametrize(
+    ("word", "number", "anchor"),
+    [
+        ("momentum", None, "07_autograd_and_optimizers.html#momentum"),
+        ("weight decay", "14", "14_regularization.html#weight-decay"),
+        ("checkpoint", None, "10_a_trainer_of_your_own.html#step-5-the-house-s-trainer"),
+    ],
+)
+def test_a_word_of_the_glossary_leads_to_the_section_that_introduces_it(word, number, anchor):
+    assert f'href="../notebooks/{anchor}"' in indexes.Glossary.where(word, number)
+
+
+def test_a_word_that_no_chapter_uses_does_not_belong_into_the_glossary():
+    with pytest.raises(ValueError, match="no chapter uses the word 'phlogiston'"):
+        indexes.Glossary.where("phlogiston")

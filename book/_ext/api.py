@@ -10,6 +10,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 from house import HOME, chapters, source
+from sphinx.ext.autodoc.mock import MockFinder
 
 sys.path.insert(0, str(HOME))
 
@@ -62,7 +63,19 @@ def link_chapters(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"\bchapter (\d\d?)\b", link, line) for line in lines]
 
 
+def drop_stand_in_signature(app, what, name, obj, options, signature, returned):
+    """Show no arguments where they are those of the stand-in for torch's class."""
+    return ("", returned) if signature == "(*args, **kwargs)" else None
+
+
+def hide_torch(app, config):
+    """Put a stand-in for torch, so that pages are the same and as fast where it is installed."""
+    sys.meta_path.insert(0, MockFinder(["torch", "torchvision"]))
+
+
 def setup(app):
+    app.connect("config-inited", hide_torch)
     app.add_directive("helpers", Helpers)
     app.connect("autodoc-process-docstring", link_chapters)
+    app.connect("autodoc-process-signature", drop_stand_in_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
 
 HOME = Path(__file__).resolve().parents[2]
 
@@ -57,20 +58,51 @@ class MarkdownTable(Directive):
         raise NotImplementedError
 
     def run(self):
-        rows = self.rows()
-        if not rows:
-            return [nodes.paragraph(text=self.empty)]
+        return [self.table(self.rows())]
+
+    def table(self, rows):
+        """Return `rows` under the head as a node."""
         lines = [self.head, ["---"] * len(self.head), *rows]
         markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         node = nodes.container(classes=["house-table", type(self).__name__.lower()])
-        self.state.nested_parse(_string_list(markdown), self.content_offset, node)
-        return [node]
+        return self.parsed(markdown if rows else self.empty, node)
+
+    def parsed(self, markdown: str, node):
+        """Parse Markdown into `node`, and return it."""
+        self.state.nested_parse(StringList(markdown.splitlines(), source="house"), self.content_offset, node)
+        return node
 
 
-def _string_list(text):
-    from docutils.statemachine import StringList
+class Sections(MarkdownTable):
+    """Sections with a title; in each one table or several, with text over them, or text alone."""
 
-    return StringList(text.splitlines(), source="house")
+    def sections(self):
+        """Yield each title with its rows under the Markdown that stands over them; both may be empty."""
+        raise NotImplementedError
+
+    def run(self):
+        made = []
+        for title, parts in self.sections():
+            section = nodes.section("", nodes.title(text=title), ids=[nodes.make_id(title)], names=[title.lower()])
+            for text, rows in parts.items():
+                self.parsed(text, section)
+                if rows:
+                    section += self.table(rows)
+            made.append(section)
+        return made
+
+
+class ByChapter(Sections):
+    """A section for each chapter that has something to show."""
+
+    def parts(self, path, notebook) -> dict[str, list[list[str]]]:
+        """Return the rows of each table under the text that stands over it."""
+        raise NotImplementedError
+
+    def sections(self):
+        for path, notebook in chapters():
+            if parts := self.parts(path, notebook):
+                yield f"{headings(notebook, 1)[0]} (chapter {path.stem[:2]})", parts
 
 
 @cache
@@ -90,6 +122,18 @@ def source(cells, kind: str) -> str:
     return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == kind)
 
 
+def headings(notebook, level: int) -> list[str]:
+    """Return the texts of all headings of one level."""
+    return re.findall(rf"^{'#' * level} (.+)$", source(notebook["cells"], "markdown"), re.MULTILINE)
+
+
+def heading_link(path: Path, heading: str, text: str | None = None) -> str:
+    """Return an HTML link to a heading of a chapter."""
+    plain = re.sub(r"[`*$]", "", heading)
+    shown = html.escape(plain if text is None else text)
+    return f'<a href="../notebooks/{path.stem}.html#{nodes.make_id(plain)}">{shown}</a>'
+
+
 @cache
 def records() -> list[dict]:
     """Return the content of every record, in the order of their names; read once a build."""
@@ -106,23 +150,29 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.3g}"
 
 
-class Claims(MarkdownTable):
+class Claims(ByChapter):
     """All claims that the chapters' stored outputs hold."""
 
-    head = ["Chapter", "Claim", "Measured", "95 % interval", "Verdict"]
+    head = ["Claim", "Measured", "95 % interval", "Verdict", "Where"]
 
-    @staticmethod
-    def rows():
-        rows = []
-        for path, notebook in chapters():
-            for cell in notebook["cells"]:
-                for output in cell.get("outputs", []):
-                    about = output.get("metadata", {}).get("claim")
-                    if about:
-                        interval = "" if about["low"] is None else f"{short(about['low'])} to {short(about['high'])}"
-                        sentence = about["sentence"].replace("|", "\\|")
-                        rows.append([chapter_link(path), sentence, short(about["value"]), interval, about["verdict"]])
-        return rows
+    def parts(self, path, notebook):
+        rows = claims(path, notebook)
+        return {"": rows} if rows else {}
+
+
+def claims(path, notebook) -> list[list[str]]:
+    """Return a row for each claim of a chapter: sentence, number, interval, verdict, link to its section."""
+    rows, heading = [], ""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            heading = (re.findall(r"^#{1,3} (.+)$", "".join(cell["source"]), re.MULTILINE) or [heading])[-1]
+        for output in cell.get("outputs", []):
+            if about := output.get("metadata", {}).get("claim"):
+                interval = "" if about["low"] is None else f"{short(about['low'])} to {short(about['high'])}"
+                sentence = about["sentence"].replace("|", "\\|")
+                row = [sentence, short(about["value"]), interval, about["verdict"], heading_link(path, heading)]
+                rows.append(row)
+    return rows
 
 
 class Status(MarkdownTable):
@@ -145,27 +195,28 @@ class Status(MarkdownTable):
         return [*row, compared, *(last.get(key, "") for key in ("torch", "device", "data", "date"))]
 
 
-class Records(MarkdownTable):
-    """The recorded runs of one chapter, or of all: means over seeds with 95 % intervals."""
+class Records(ByChapter):
+    """The recorded runs: means over seeds with 95 % intervals; one table for the records of one recipe."""
 
-    optional_arguments = 1
-    head = ["What was run", "Parameters", "Seeds, epochs", "Training", "Validation", "CPU s a run"]
+    head = ["Record", "Parameters", "Seeds, epochs", "Training", "Validation", "CPU s a run"]
     held_out = ("val_accuracy", "fresh_accuracy", "tune_accuracy")
 
-    def rows(self):
-        chapter = self.arguments[0] if self.arguments else ""
-        return [self.row(content) for content in records() if content["id"].startswith(chapter) and content["runs"]]
+    def parts(self, path, notebook):
+        tables = {}
+        for content in records():
+            if content["id"].startswith(path.stem[:2]) and content["runs"]:
+                tables.setdefault(content["about"].splitlines()[0], []).append(self.row(content))
+        return tables
 
     def row(self, content):
         runs, summary = content["runs"], content["summary"]
         settings = ", ".join(f"{name} {value}" for name, value in content["settings"].items())
-        about = content["about"].splitlines()[0] + (f" Here: {settings}." if settings else "")
         n_parameters = runs[0].get("n_parameters")
         held_out = next((column for column in self.held_out if column in summary), None)
         kind = {"fresh_accuracy": " (fresh points)", "tune_accuracy": " (`X_tune`)"}.get(held_out, "")
         cpu_s = sorted(run["cpu_s"] for run in runs if "cpu_s" in run)
         return [
-            f"`{content['id']}`<br>{about}".replace("|", "\\|"),
+            f"`{content['id']}`<br>{settings}",
             f"{n_parameters:,}" if n_parameters else "",
             f"{len(runs)}, {content['n_epochs']:,}",
             self.estimate(summary, "train_accuracy"),

@@ -3,60 +3,64 @@
 from __future__ import annotations
 
 import ast
-import html
 import re
 from collections import defaultdict
-from pathlib import Path
+from functools import cache
 
-from docutils import nodes
-from house import HOME, MarkdownTable, chapter, chapter_link, chapters, source
-
-
-def headings(notebook, level: int) -> list[str]:
-    """Return the texts of all headings of one level."""
-    return re.findall(rf"^{'#' * level} (.+)$", source(notebook["cells"], "markdown"), re.MULTILINE)
+from house import HOME, ByChapter, MarkdownTable, Sections, chapter, chapters, heading_link, headings, source
+from pybtex.database import parse_file
+from pybtex.style.formatting.plain import Style as Plain
 
 
-def link(path: Path, heading: str, text: str | None = None) -> str:
-    """Return an HTML link to a heading of a chapter."""
-    plain = re.sub(r"[`*$]", "", heading)
-    shown = html.escape(plain if text is None else text)
-    return f'<a href="../notebooks/{path.stem}.html#{nodes.make_id(plain)}">{shown}</a>'
-
-
-class Exercises(MarkdownTable):
+class Exercises(ByChapter):
     """All exercises, with their difficulty."""
 
-    head = ["Chapter", "Exercise", "Difficulty"]
-    heading = re.compile(r"Exercise (\d+)(?: \(([\w-]+)\))?: (.+)")
+    head = ["Exercise", "Difficulty"]
 
-    @classmethod
-    def rows(cls):
-        rows = []
-        for path, notebook in chapters():
-            for text in headings(notebook, 3):
-                found = cls.heading.fullmatch(text)
-                if found:
-                    number, difficulty, title = found.groups()
-                    rows.append([chapter_link(path), link(path, text, f"{number}. {title}"), difficulty or "medium"])
-        return rows
+    def parts(self, path, notebook):
+        rows = exercises(path, notebook)
+        return {"": rows} if rows else {}
 
 
-class Symptoms(MarkdownTable):
+def exercises(path, notebook) -> list[list[str]]:
+    """Return a row for each exercise of a chapter: number and title as a link, difficulty."""
+    found = [re.fullmatch(r"Exercise (\d+)(?: \(([\w-]+)\))?: (.+)", text) for text in headings(notebook, 3)]
+    return [[heading_link(path, one[0], f"{one[1]}. {one[3]}"), one[2] or "medium"] for one in found if one]
+
+
+class Symptoms(Sections):
     """The entries of chapter 18: what is seen when something is wrong."""
 
-    head = ["Kind", "What you see"]
     endings = {"What we measured", "What to remember", "Exercises"}
 
-    def rows(self):
+    def sections(self):
         path, notebook = chapter("18")
-        kind, rows = "", []
+        kinds: dict[str, list[str]] = {}
         for level, text in re.findall(r"^(##|###) (.+)$", source(notebook["cells"], "markdown"), re.MULTILINE):
             if level == "##":
-                kind = text
-            elif kind not in self.endings:
-                rows.append([kind, link(path, text)])
-        return rows
+                entries = kinds.setdefault(text, [])
+            else:
+                entries.append(f"- {heading_link(path, text)}")
+        for kind, entries in kinds.items():
+            if entries and kind not in self.endings:
+                yield kind, {"\n".join(entries): []}
+
+
+class References(ByChapter):
+    """The primary sources, under the chapter that uses them first; an entry's keyword is its chapter's number."""
+
+    def parts(self, path, notebook):
+        found = [entry for entry in sources().entries.values() if entry.fields["keywords"] == path.stem[:2]]
+        if not found:
+            return {}
+        shown = Plain(abbreviate_names=True).format_entries(sorted(found, key=lambda entry: entry.fields["year"]))
+        return {"\n".join(f"- {entry.text.render_as('html')}" for entry in shown): []}
+
+
+@cache
+def sources():
+    """Return the content of book/references.bib."""
+    return parse_file(HOME / "book" / "references.bib")
 
 
 class Map(MarkdownTable):
@@ -76,7 +80,7 @@ class Map(MarkdownTable):
         return [
             [
                 f"[{path.stem[:2]} {headings(notebook, 1)[0]}](../notebooks/{path.name})",
-                "; ".join(link(path, text) for text in headings(notebook, 2) if text not in self.endings),
+                "; ".join(heading_link(path, text) for text in headings(notebook, 2) if text not in self.endings),
                 ", ".join(introduced[path.stem[:2]]),
             ]
             for path, notebook in chapters()
@@ -84,38 +88,37 @@ class Map(MarkdownTable):
 
 
 class Glossary(MarkdownTable):
-    """Words with their meaning, one ``word: meaning`` a line, and the section to read about them."""
+    """Words with their meaning, and the section that introduces them.
+
+    A line is ``word: meaning``, or ``word (NN): meaning`` when chapter NN is the place to read about it.
+    """
 
     has_content = True
     head = ["Word", "Meaning", "Where"]
+    line = re.compile(r"(?P<word>[^:(]+?)(?: \((?P<number>\d\d)\))?: (?P<meaning>.+)")
 
     def rows(self):
-        rows = []
-        for line in sorted(filter(None, self.content), key=str.lower):
-            word, meaning = line.split(": ", 1)
-            rows.append([f"**{word}**", meaning, self.where(word)])
-        return rows
+        lines = sorted(filter(None, self.content), key=str.lower)
+        found = [self.line.fullmatch(line).groupdict() for line in lines]
+        return [[f"**{one['word']}**", one["meaning"], self.where(one["word"], one["number"])] for one in found]
 
-    def where(self, word: str) -> str:
-        """Link to the first section whose heading has the word, or else to the first that uses it.
+    @staticmethod
+    def where(word: str, number: str | None = None) -> str:
+        """Link to the section that sets the word in italics, else to one named after it, else to its first use.
 
         Raises
         ------
         ValueError
             No chapter uses it: then it does not belong into the glossary.
         """
-        pattern = re.compile(rf"\b{re.escape(word)}(s|es|d|ed|ing)?\b", re.IGNORECASE)
-        first = None
-        for path, notebook in chapters():
-            for heading, line in sections(notebook):
-                if pattern.search(line):
-                    here = f"{path.stem[:2]}, {link(path, heading)}"
-                    if line.startswith("#"):
-                        return here
-                    first = first or here
-        if first is None:
-            raise ValueError(f"glossary: no chapter uses the word {word!r}.")
-        return first
+        word_pattern = r"\b" + re.escape(word).replace(r"\ ", "[ _]") + r"(s|es|d|ed|ing)?\b"
+        patterns = (rf"\*{word_pattern}\*", rf"^#.*{word_pattern}", word_pattern)
+        for pattern in patterns:
+            for path, notebook in [chapter(number)] if number else chapters():
+                for heading, line in sections(notebook):
+                    if re.search(pattern, line, re.IGNORECASE) and not heading.startswith("Exercise"):
+                        return f"{path.stem[:2]}, {heading_link(path, heading)}"
+        raise ValueError(f"glossary: no chapter uses the word {word!r}.")
 
 
 def sections(notebook):
@@ -130,6 +133,7 @@ def sections(notebook):
 def setup(app):
     app.add_directive("exercises", Exercises)
     app.add_directive("concept-map", Map)
+    app.add_directive("sources", References)
     app.add_directive("symptoms", Symptoms)
     app.add_directive("words", Glossary)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
