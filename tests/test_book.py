@@ -89,6 +89,11 @@ class Tab:
         wide = "[...document.querySelectorAll('div.math')].filter(d => d.scrollWidth > d.clientWidth + 1)"
         assert self.page.evaluate(f"{wide}.map(d => d.textContent)") == [], "split these equations"
 
+    def shows_whole_lines(self):
+        """No line of code or of output is cut off."""
+        wide = "[...document.querySelectorAll('.bd-article pre')].filter(pre => pre.scrollWidth > pre.clientWidth + 1)"
+        assert self.page.evaluate(f"{wide}.map(pre => pre.textContent)") == [], "shorten these lines"
+
     def is_accessible(self):
         """No violation of axe's rules; of each kind of coloured word in code, the first two are judged."""
         from axe_playwright_python.sync_playwright import Axe
@@ -105,6 +110,7 @@ def test_page(browser, page):
         math_is_drawn(tab.page)
         tab.is_accessible()
         tab.fits()
+        tab.shows_whole_lines()
         tab.page.set_viewport_size({"width": PHONE, "height": 900})
         tab.fits()
         text, pictures = weights(tab.requests)
