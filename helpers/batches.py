@@ -1,6 +1,6 @@
 """Minibatches of tensors that lie in memory, shuffled and augmented a whole batch at a time.
 
-Introduced in chapter 12, beside ``torch.utils.data.DataLoader``.
+Introduced in chapter 07, beside ``torch.utils.data.DataLoader``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pictures in the style of the house. Every function draws on `ax` (or a new one) and returns it.
 
-Introduced in chapter 12.
+Introduced in chapter 01.
 """
 
 from __future__ import annotations

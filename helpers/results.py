@@ -1,6 +1,6 @@
 """Claims that a chapter settles, and records of long runs.
 
-Introduced in chapter 12. `helpers.recording` makes the records.
+Introduced in chapter 01. `helpers.recording` makes the records.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Means with intervals: what a handful of runs can and cannot say.
 
-Introduced in chapter 12. Formulas: Student's t, see any text on statistics; Wilson (1927) for
+Introduced in chapter 03. Formulas: Student's t, see any text on statistics; Wilson (1927) for
 proportions.
 """
 

@@ -1,6 +1,6 @@
 """The one training loop of the house, its measurements, and checkpoints.
 
-Introduced in chapter 12 (chapter 07 derives the loop).
+Introduced in chapter 07, which derives the loop.
 """
 
 from __future__ import annotations

@@ -162,6 +162,16 @@ def test_every_way_of_reading(browser, places, page, theme, width, place):
             tab.is_accessible()
 
 
+@pytest.mark.parametrize("place", ["disk", "http"])
+def test_the_search_finds_pages(browser, places, place):
+    page = browser.new_page()
+    page.goto(f"{places[place]}/search.html?q=momentum")
+    page.wait_for_selector("#search-results li a")
+    found = page.evaluate("[...document.querySelectorAll('#search-results li a')].map(a => a.getAttribute('href'))")
+    page.close()
+    assert any("07_autograd_and_optimizers.html" in link for link in found)
+
+
 class Anchors(HTMLParser):
     """The anchors of a page, and what it links to."""
 

@@ -41,10 +41,25 @@ def test_reading_time_counts_prose_and_code():
     assert header.reading_minutes([prose, code]) == 15
 
 
-def test_a_chapter_builds_on_the_earlier_ones_that_it_names(tmp_path):
-    text = "See [chapter 06](06_gradients_by_hand.ipynb), [later](09_x.ipynb), [again](06_gradients_by_hand.ipynb#a)."
-    cells = [{"cell_type": "markdown", "source": [text]}]
-    assert header.builds_on(tmp_path / "08_y.ipynb", cells) == ["06_gradients_by_hand"]
+def test_every_chapter_but_the_first_builds_on_earlier_ones():
+    for path, notebook in house.chapters():
+        earlier = notebook["metadata"]["book"]["builds_on"]
+        assert all(house.chapter(number)[0] < path for number in earlier)
+        assert bool(earlier) == (path != PATH)
+        assert all(f">{number}</a>" in header.header(path, "") for number in earlier)
+
+
+def test_a_promise_needs_a_claim_that_speaks_against_it():
+    promises = house.Promises.__new__(house.Promises)
+    promises.content = ["12-shift-8: Convolutions do not mind shifts."]
+    promise, sentence, number, where = promises.rows()[0]
+    assert promise == "Convolutions do not mind shifts."
+    assert "shift of 8 pixels" in sentence
+    assert "12_convolutions.html#" in where
+    assert float(number) > -1
+    promises.content = ["12-unheard-of: Everything helps."]
+    with pytest.raises(ValueError, match="no chapter makes the claim '12-unheard-of'"):
+        promises.rows()
 
 
 def test_the_header_says_what_must_be_downloaded():
@@ -117,17 +132,18 @@ def test_every_claim_names_the_section_that_makes_it():
 
 
 @pytest.mark.parametrize(
-    ("word", "number", "anchor"),
+    ("word", "number", "name", "heading"),
     [
-        ("momentum", None, "07_autograd_and_optimizers.html#momentum"),
-        ("weight decay", "14", "14_regularization.html#weight-decay"),
-        ("checkpoint", None, "10_a_trainer_of_your_own.html#step-5-the-house-s-trainer"),
+        ("momentum", "", "07_autograd_and_optimizers", "Momentum"),
+        ("weight decay", "14", "14_regularization", "weight_decay"),
+        ("checkpoint", "", "10_a_trainer_of_your_own", "Step 5: the house's trainer"),
     ],
 )
-def test_a_word_of_the_glossary_leads_to_the_section_that_introduces_it(word, number, anchor):
-    assert f'href="../notebooks/{anchor}"' in indexes.Glossary.where(word, number)
+def test_a_word_of_the_glossary_leads_to_the_section_that_introduces_it(word, number, name, heading):
+    path, found = indexes.place(word, number)
+    assert (path.stem, found) == (name, heading)
 
 
 def test_a_word_that_no_chapter_uses_does_not_belong_into_the_glossary():
     with pytest.raises(ValueError, match="no chapter uses the word 'phlogiston'"):
-        indexes.Glossary.where("phlogiston")
+        indexes.place("phlogiston")

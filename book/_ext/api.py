@@ -44,7 +44,12 @@ class Helpers(Directive):
             module = path.stem
             links = ", ".join(f":doc:`{name[:2]} </notebooks/{name}>`" for name in using.get(module, []))
             lines += [module, "-" * len(module), ""]
-            lines += [f"Used in chapters {links}." if links else "Used by other helpers and by the commands.", ""]
+            lines += [
+                f"Used in chapter{'s' * (', ' in links)} {links}."
+                if links
+                else "Used by other helpers and by the commands.",
+                "",
+            ]
             lines += [f".. automodule:: helpers.{module}", "   :members:", "   :ignore-module-all:", ""]
         section = nodes.section()
         section.document = self.state.document

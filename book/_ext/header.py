@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from api import modules_of
 from docutils import nodes
-from house import HOME, source
+from house import HOME, chapter, source
 
 WORDS_A_MINUTE = 180  # of prose; a line of code counts as six words
 
@@ -19,12 +18,6 @@ def reading_minutes(cells) -> int:
     """Estimate the minutes that a careful first reading takes."""
     words, lines = len(source(cells, "markdown").split()), len(source(cells, "code").splitlines())
     return 5 * max(1, round((words + 6 * lines) / WORDS_A_MINUTE / 5))
-
-
-def builds_on(path: Path, cells) -> list[str]:
-    """Return the earlier chapters that the text refers to."""
-    named = re.findall(r"\]\((\d\d_\w+)\.ipynb", source(cells, "markdown"))
-    return [stem for stem in sorted(set(named)) if stem < path.stem]
 
 
 def buttons(path: Path, address: str) -> list[tuple[str, str]]:
@@ -46,7 +39,7 @@ def header(path: Path, address: str) -> str:
     status = json.loads((HOME / "data" / "timings.json").read_text(encoding="utf-8"))
     seconds = status.get(path.stem, {}).get("cpu_s")
     download = sum(registry[name].get("download_mb", 0) for name in about["data"])
-    earlier = [f'<a href="{stem}.html">{stem[:2]}</a>' for stem in builds_on(path, cells)]
+    earlier = [f'<a href="{chapter(number)[0].stem}.html">{number}</a>' for number in about["builds_on"]]
     modules = [f'<a href="../book/helpers.html#module-helpers.{name}">{name}</a>' for name in modules_of(cells)]
     facts = [f"{reading_minutes(cells)} minutes to read"]
     if seconds is not None:
@@ -64,6 +57,13 @@ def header(path: Path, address: str) -> str:
     return f'<div class="chapter-header"><ul>{items}</ul><p>{links}</p></div>'
 
 
+def number_title(app, doctree):
+    """Put a chapter's number before its title, and so into the sidebar too."""
+    page, title = app.env.docname, next(doctree.findall(nodes.title), None)
+    if page.startswith("notebooks/") and title is not None:
+        title.insert(0, nodes.Text(f"{Path(page).name[:2]} "))
+
+
 def add_header(app, doctree):
     """Put the header under the title of a chapter."""
     page = app.env.docname
@@ -75,5 +75,6 @@ def add_header(app, doctree):
 
 def setup(app):
     app.add_config_value("public_address", "", "env")
+    app.connect("doctree-read", number_title, priority=100)  # before Sphinx collects the titles
     app.connect("doctree-read", add_header)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

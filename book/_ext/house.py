@@ -160,19 +160,51 @@ class Claims(ByChapter):
         return {"": rows} if rows else {}
 
 
+class Promises(Sections):
+    """What is often said and did not hold: a line is ``claim: the promise``, with the claim that speaks against it."""
+
+    has_content = True
+    head = ["It is often said", "What was measured", "Number", "Where"]
+    text = (
+        "Each of these was measured at the size and with the recipe that the claim names. "
+        "With others it may be different: measure it there."
+    )
+
+    def sections(self):
+        yield "Promises that did not hold", {self.text: self.rows()}
+
+    def rows(self):
+        found = {about["id"]: (about, where) for one in chapters() for about, where in claims_with_places(*one)}
+        rows = []
+        for line in filter(None, self.content):
+            claim, promise = line.split(": ", 1)
+            if claim not in found:
+                raise ValueError(f"promises: no chapter makes the claim {claim!r}.")
+            about, where = found[claim]
+            rows.append([promise, *claim_row(about)[:2], where])
+        return rows
+
+
 def claims(path, notebook) -> list[list[str]]:
     """Return a row for each claim of a chapter: sentence, number, interval, verdict, link to its section."""
-    rows, heading = [], ""
+    return [[*claim_row(about), where] for about, where in claims_with_places(path, notebook)]
+
+
+def claim_row(about: dict) -> list[str]:
+    """Return a claim's sentence, number, interval and verdict."""
+    interval = "" if about["low"] is None else f"{short(about['low'])} to {short(about['high'])}"
+    return [about["sentence"].replace("|", "\\|"), short(about["value"]), interval, about["verdict"]]
+
+
+def claims_with_places(path, notebook):
+    """Yield each claim that a chapter's stored outputs hold, with a link to the section that makes it."""
+    heading = ""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             heading = (re.findall(r"^#{1,3} (.+)$", "".join(cell["source"]), re.MULTILINE) or [heading])[-1]
         for output in cell.get("outputs", []):
             if about := output.get("metadata", {}).get("claim"):
-                interval = "" if about["low"] is None else f"{short(about['low'])} to {short(about['high'])}"
-                sentence = about["sentence"].replace("|", "\\|")
-                row = [sentence, short(about["value"]), interval, about["verdict"], heading_link(path, heading)]
-                rows.append(row)
-    return rows
+                yield about, heading_link(path, heading)
 
 
 class Status(MarkdownTable):
@@ -185,12 +217,13 @@ class Status(MarkdownTable):
         return [self.row(path, notebook, status.get(path.stem, {})) for path, notebook in chapters()]
 
     def row(self, path, notebook, last):
-        ways = {"exact": "exactly", "tolerance": "within tolerance", "words": "words only"}
+        ways = {"exact": "exactly", "tolerance": "within tolerance", "words": "in their words"}
+        budget = notebook["metadata"]["book"]["budget_s"]
         compared = ", ".join(f"{last[key]} {name}" for key, name in ways.items() if last.get(key))
         row = [
             chapter_link(path),
-            f"{last['cpu_s']:.0f}" if last else "",
-            str(notebook["metadata"]["book"]["budget_s"]),
+            f"{last['cpu_s']:.0f}{' (over)' if last['cpu_s'] > budget else ''}" if last else "",
+            str(budget),
         ]
         return [*row, compared, *(last.get(key, "") for key in ("torch", "device", "data", "date"))]
 
@@ -299,6 +332,7 @@ def setup(app):
     app.connect("html-page-context", describe)
     for name, directive in {
         "claims": Claims,
+        "promises": Promises,
         "status": Status,
         "records": Records,
         "records-made": RecordsMade,

@@ -6,6 +6,7 @@ import ast
 import re
 from collections import defaultdict
 from functools import cache
+from pathlib import Path
 
 from house import HOME, ByChapter, MarkdownTable, Sections, chapter, chapters, heading_link, headings, source
 from pybtex.database import parse_file
@@ -64,23 +65,25 @@ def sources():
 
 
 class Map(MarkdownTable):
-    """What each chapter teaches, and the helpers that come from it."""
+    """The concepts that each chapter introduces, and the helpers that come from it."""
 
-    head = ["Chapter", "Concepts, in order", "Helpers from here"]
-    endings = {"What we measured", "What to remember", "Exercises"}
+    head = ["Concepts", "Chapter", "Helpers from here"]
 
     def rows(self):
-        introduced = defaultdict(list)
+        introduced, concepts = defaultdict(list), defaultdict(list)
         for path in sorted((HOME / "helpers").glob("[a-z]*.py")):
             docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             for number in re.findall(r"Introduced in chapter (\d\d)", docstring)[:1]:
                 introduced[number].append(
                     f'<a href="helpers.html#module-helpers.{path.stem}"><code>{path.stem}</code></a>'
                 )
+        for word, number, _ in words((HOME / "book" / "glossary.md").read_text(encoding="utf-8")):
+            path, heading = place(word, number)
+            concepts[path.stem].append(heading_link(path, heading, word))
         return [
             [
+                ", ".join(concepts[path.stem]),
                 f"[{path.stem[:2]} {headings(notebook, 1)[0]}](../notebooks/{path.name})",
-                "; ".join(heading_link(path, text) for text in headings(notebook, 2) if text not in self.endings),
                 ", ".join(introduced[path.stem[:2]]),
             ]
             for path, notebook in chapters()
@@ -95,30 +98,37 @@ class Glossary(MarkdownTable):
 
     has_content = True
     head = ["Word", "Meaning", "Where"]
-    line = re.compile(r"(?P<word>[^:(]+?)(?: \((?P<number>\d\d)\))?: (?P<meaning>.+)")
 
     def rows(self):
-        lines = sorted(filter(None, self.content), key=str.lower)
-        found = [self.line.fullmatch(line).groupdict() for line in lines]
-        return [[f"**{one['word']}**", one["meaning"], self.where(one["word"], one["number"])] for one in found]
+        return [
+            [f"**{word}**", meaning, f"{path.stem[:2]}, {heading_link(path, heading)}"]
+            for word, number, meaning in words("\n".join(self.content))
+            for path, heading in [place(word, number)]
+        ]
 
-    @staticmethod
-    def where(word: str, number: str | None = None) -> str:
-        """Link to the section that sets the word in italics, else to one named after it, else to its first use.
 
-        Raises
-        ------
-        ValueError
-            No chapter uses it: then it does not belong into the glossary.
-        """
-        word_pattern = r"\b" + re.escape(word).replace(r"\ ", "[ _]") + r"(s|es|d|ed|ing)?\b"
-        patterns = (rf"\*{word_pattern}\*", rf"^#.*{word_pattern}", word_pattern)
-        for pattern in patterns:
-            for path, notebook in [chapter(number)] if number else chapters():
-                for heading, line in sections(notebook):
-                    if re.search(pattern, line, re.IGNORECASE) and not heading.startswith("Exercise"):
-                        return f"{path.stem[:2]}, {heading_link(path, heading)}"
-        raise ValueError(f"glossary: no chapter uses the word {word!r}.")
+def words(text: str) -> list[tuple[str, str, str]]:
+    """Return (word, number of a chapter or "", meaning) of each line of the glossary, in order."""
+    found = re.findall(r"^([^:(#`\n]+?)(?: \((\d\d)\))?: (.+)$", text, re.MULTILINE)
+    return sorted(found, key=lambda one: one[0].lower())
+
+
+def place(word: str, number: str = "") -> tuple[Path, str]:
+    """Return the section (chapter, heading) that sets the word in italics, else one named after it, else its first use.
+
+    Raises
+    ------
+    ValueError
+        No chapter uses it: then it does not belong into the glossary.
+    """
+    word_pattern = r"\b" + re.escape(word).replace(r"\ ", "[ _]") + r"(s|es|d|ed|ing)?\b"
+    patterns = (rf"\*{word_pattern}\*", rf"^#.*{word_pattern}", word_pattern)
+    for pattern in patterns:
+        for path, notebook in [chapter(number)] if number else chapters():
+            for heading, line in sections(notebook):
+                if re.search(pattern, line, re.IGNORECASE) and not heading.startswith("Exercise"):
+                    return path, heading
+    raise ValueError(f"glossary: no chapter uses the word {word!r}.")
 
 
 def sections(notebook):

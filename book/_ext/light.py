@@ -30,7 +30,7 @@ IDLE_PARTS = re.compile(
     re.DOTALL,
 )
 OPTIONS = re.compile(r'<script src="[^"]*documentation_options\.js[^"]*"></script>')
-BLOCKING = re.compile(r'<script src="(?=[^"]*_static/)')
+BLOCKING = re.compile(r'<script src="(?=[^"]*(?:_static/|searchindex\.js))')
 BRAND = re.compile(r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand)')
 TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL)
 MARKS = re.compile(r'\b(?:class|id)="([^"]*)"')
