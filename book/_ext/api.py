@@ -42,14 +42,10 @@ class Helpers(Directive):
         using, lines = chapters_using(), []
         for path in sorted((HOME / "helpers").glob("[a-z]*.py")):
             module = path.stem
-            links = ", ".join(f":doc:`{name[:2]} </notebooks/{name}>`" for name in using.get(module, []))
+            links = [f":doc:`{name[:2]} </notebooks/{name}>`" for name in using.get(module, [])]
+            users = f"chapter{'s' * (len(links) > 1)} {', '.join(links)}"
             lines += [module, "-" * len(module), ""]
-            lines += [
-                f"Used in chapter{'s' * (', ' in links)} {links}."
-                if links
-                else "Used by other helpers and by the commands.",
-                "",
-            ]
+            lines += [f"Used in {users}." if links else "Used by other helpers and by the commands.", ""]
             lines += [f".. automodule:: helpers.{module}", "   :members:", "   :ignore-module-all:", ""]
         section = nodes.section()
         section.document = self.state.document

@@ -113,6 +113,7 @@ def words(text: str) -> list[tuple[str, str, str]]:
     return sorted(found, key=lambda one: one[0].lower())
 
 
+@cache
 def place(word: str, number: str = "") -> tuple[Path, str]:
     """Return the section (chapter, heading) that sets the word in italics, else one named after it, else its first use.
 

@@ -53,7 +53,6 @@ def lighten(app, problem):
         text = re.sub(IDLE.format(idle), "", text)
         text = OPTIONS.sub(options, IDLE_PARTS.sub("", text))  # scripts in the page's head need it at once
         text = BLOCKING.sub('<script defer src="', text)
-        text = text.replace(' role="doc-biblioentry"', ' role="listitem"')  # the older role is deprecated
         text = BRAND.sub('<div class="sidebar-primary-item" role="navigation" aria-label="Front page">', text)
         path.write_text(text, encoding="utf-8")
     for idle in {*static.rglob("*.map"), *static.rglob("fontawesome.js*")}:
